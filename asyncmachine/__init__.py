@@ -1,0 +1,115 @@
+"""An asyncio-native state machine.
+
+Many states active at once, relations between them, a logical clock for each, a queue of mutations, handlers found by
+name, awaitable subscriptions, and state contexts that cancel a state's work when it is left.
+
+>>> mach = am.Machine({"Foo": {"add": ["Bar"]}, "Bar": {}})
+>>> mach.add1("Foo"), str(mach)
+(Result.EXECUTED, '(Foo:1 Bar:1)')
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from asyncmachine.api import MachineApi, Tracer
+from asyncmachine.clock import (
+    Clock,
+    Time,
+    TimeIndex,
+    is_active_tick,
+    next_active,
+    next_active_in,
+    next_inactive,
+    next_inactive_in,
+)
+from asyncmachine.errors import (
+    ArgsError,
+    AsyncMachineError,
+    HandlerError,
+    MachineBusyError,
+    MachineDisposedError,
+    MachineLoopError,
+    MachineThreadError,
+    SchemaError,
+    SnapshotError,
+    UnknownStateError,
+)
+from asyncmachine.handlers import on
+from asyncmachine.logs import LogLevel
+from asyncmachine.machine import Event, Machine
+from asyncmachine.mutation import ExceptionArgs, Mutation, MutationType, Result, Source
+from asyncmachine.relations import RelationsResolver, RelationStep, Resolver, broken_relations
+from asyncmachine.running import run
+from asyncmachine.schema import ANY, EXCEPTION, Schema, SchemaLike, State, StateDict, States, group, state
+from asyncmachine.snapshot import Snapshot, Statistics
+from asyncmachine.threadsafe import Threadsafe
+from asyncmachine.transition import Step, StepType, Transition
+from asyncmachine.waits import expect, wait_all, wait_any
+from asyncmachine.watchdog import Watchdog
+from asyncmachine.work import Work
+
+__all__ = [
+    "ANY",
+    "EXCEPTION",
+    "ArgsError",
+    "AsyncMachineError",
+    "Clock",
+    "Event",
+    "ExceptionArgs",
+    "HandlerError",
+    "LogLevel",
+    "Machine",
+    "MachineApi",
+    "MachineBusyError",
+    "MachineDisposedError",
+    "MachineLoopError",
+    "MachineThreadError",
+    "Mutation",
+    "MutationType",
+    "RelationStep",
+    "RelationsResolver",
+    "Resolver",
+    "Result",
+    "Schema",
+    "SchemaError",
+    "SchemaLike",
+    "Snapshot",
+    "SnapshotError",
+    "Source",
+    "State",
+    "StateDict",
+    "States",
+    "Statistics",
+    "Step",
+    "StepType",
+    "Threadsafe",
+    "Time",
+    "TimeIndex",
+    "Tracer",
+    "Transition",
+    "UnknownStateError",
+    "Watchdog",
+    "Work",
+    "broken_relations",
+    "expect",
+    "group",
+    "is_active_tick",
+    "next_active",
+    "next_active_in",
+    "next_inactive",
+    "next_inactive_in",
+    "on",
+    "run",
+    "state",
+    "wait_all",
+    "wait_any",
+]
+
+# Public names say where users import them from, not where they happen to be defined.
+for _name in __all__:
+    _value = globals()[_name]
+    if getattr(_value, "__module__", "").startswith("asyncmachine."):
+        with suppress(AttributeError):  # an instance with slots, such as `on`
+            _value.__module__ = __name__
+del _name, _value

@@ -1,0 +1,180 @@
+"""The end of a machine: in order, once, whoever asks for it and from wherever, and bounded in time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Generator
+from contextvars import Context
+from typing import Any, Protocol
+
+import anyio
+
+from asyncmachine.actor import Actor
+from asyncmachine.contexts import MACHINE, Contexts
+from asyncmachine.errors import AsyncMachineError
+from asyncmachine.faults import Faults
+from asyncmachine.subscriptions import Subscriptions
+from asyncmachine.work import Works
+
+__all__ = ["Disposal"]
+
+
+class Host(Protocol):
+    """The machine, seen from its disposal."""
+
+    id: str
+    dispose_timeout: float
+    children: dict[Any, None]
+    actor: Actor
+    faults: Faults
+
+    @property
+    def logger(self) -> logging.Logger: ...
+
+    @property
+    def is_idle(self) -> bool: ...
+
+    def loop_to_use(self) -> asyncio.AbstractEventLoop | None: ...
+
+    def stop(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def say_goodbye(self) -> None: ...
+
+
+class Done:
+    """An awaitable of something that is done, needing no loop."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return
+        yield  # makes this a generator
+
+
+class Disposal:
+    """Ends a machine.
+
+    Args:
+        host: the machine.
+        subscriptions: fail.
+        contexts: are cancelled.
+        works: are waited for.
+    """
+
+    __slots__ = ("_contexts", "_finished", "_host", "_not_awaited", "_subscriptions", "_task", "_works")
+
+    def __init__(self, host: Host, subscriptions: Subscriptions, contexts: Contexts, works: Works) -> None:
+        self._host = host
+        self._subscriptions = subscriptions
+        self._contexts = contexts
+        self._works = works
+        self._task: asyncio.Task[None] | None = None
+        self._finished = False
+        self._not_awaited: set[asyncio.Task[Any]] = set()
+        """Work that asked for the disposal itself: it must not be waited for."""
+
+    @property
+    def begun(self) -> bool:
+        """True once someone asked for it."""
+        return self._finished or self._task is not None
+
+    def begin(self) -> Awaitable[None]:
+        """Start the disposal, if nobody has, and give something to wait for its end."""
+        loop = self._host.loop_to_use()
+        if loop is not None:
+            caller = asyncio.current_task()
+            if caller in self._works.tasks():
+                self._not_awaited.add(caller)
+        if self._finished:
+            return Done()
+        if self._task is None and loop is None:
+            if self._host.is_idle:
+                self._run_now()
+            else:
+                self._host.actor.after_drain(self._run_now)
+            return Done()
+        if self._task is None:
+            # Never eager, whatever the loop's factory does, and in no caller's context.
+            name = f"{self._host.id}.disposal"
+            self._task = asyncio.Task(self._run(), loop=loop, name=name, context=Context())
+        return asyncio.shield(self._task)
+
+    async def wait(self) -> None:
+        """Dispose, and wait for the end even if the caller is cancelled on the way; then that cancellation goes on."""
+        self.begin()
+        task, cancelled = self._task, None
+        with anyio.CancelScope(shield=True):
+            while task is not None and not task.done():
+                try:
+                    await asyncio.wait([task])
+                except asyncio.CancelledError as err:
+                    cancelled = err
+        if cancelled is not None:
+            raise cancelled
+
+    async def _run(self) -> None:
+        host = self._host
+        try:
+            await self._dispose_children()
+            self._stop()
+            if not host.is_idle:
+                await asyncio.wait([self._subscriptions.queue_end()], timeout=host.dispose_timeout)
+            host.close()
+            self._contexts.cancel_states()
+            for work in self._works:
+                if not work.to_the_end:
+                    work.cancel()
+            await self._join(host.dispose_timeout)
+            if len(self._works):
+                # `async def FooEnd` and `AnyState` have had their time, too.
+                self._contexts.cancel([MACHINE])
+                await self._join(host.dispose_timeout)
+        finally:
+            self._finish()
+
+    def _run_now(self) -> None:
+        """Dispose a machine that has no loop: nothing it started can be running."""
+        if self._finished:
+            return
+        for child in list(self._host.children):
+            child.dispose()
+        self._stop()
+        self._finish()
+
+    def _stop(self) -> None:
+        try:
+            self._host.stop()
+        except Exception as err:  # noqa: BLE001 - the end of a machine is not stopped by its handlers
+            self._host.faults.report("removing Start at the end of the machine failed", err)
+
+    async def _dispose_children(self) -> None:
+        for child in list(self._host.children):
+            try:
+                await child.dispose()
+            except AsyncMachineError as err:
+                self._host.faults.report(f"the submachine {child.id} could not be disposed", err)
+
+    async def _join(self, timeout: float) -> None:
+        """Wait until all work has ended, but not for the work that waits for this, and not for ever."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
+        while tasks := [task for task in self._works.tasks() if task not in self._not_awaited]:
+            left = until - loop.time()
+            if left <= 0:
+                names = ", ".join(sorted(task.get_name() for task in tasks))
+                self._host.logger.warning("disposed, but after %s s this work still runs: %s", timeout, names)
+                return
+            await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+
+    def _finish(self) -> None:
+        """Do what is left, however far the disposal came: it is over after this."""
+        self._host.close()
+        self._contexts.cancel_states()
+        self._contexts.cancel([MACHINE])
+        self._finished = True
+        self._subscriptions.dispose()
+        self._host.say_goodbye()
+        self._subscriptions.announce_disposal()

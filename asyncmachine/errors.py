@@ -1,0 +1,88 @@
+"""The error tree: everything the package raises derives from `AsyncMachineError`.
+
+Each error says what is wrong, why, and how to mend it, and carries its data as attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = [
+    "ArgsError",
+    "AsyncMachineError",
+    "HandlerError",
+    "MachineBusyError",
+    "MachineDisposedError",
+    "MachineLoopError",
+    "MachineThreadError",
+    "SchemaError",
+    "SnapshotError",
+    "UnknownStateError",
+]
+
+
+class AsyncMachineError(Exception):
+    """The base of every error the package raises itself."""
+
+
+class SchemaError(AsyncMachineError, ValueError):
+    """A schema that cannot work, with all of its problems at once.
+
+    >>> try:
+    ...     am.Schema({"Foo": {"require": ["Baz"]}, "Bar": {}})
+    ... except am.SchemaError as err:
+    ...     print(err.problems[0])
+    Foo requires 'Baz', which is no state of the schema; did you mean 'Bar'?
+    """
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(self.problems))
+
+
+class UnknownStateError(AsyncMachineError, LookupError):
+    """A state name the machine's schema does not have.
+
+    >>> mach.add1("Fooo")
+    Traceback (most recent call last):
+    asyncmachine.UnknownStateError: 'Fooo' is no state of this machine; did you mean 'Foo'?
+    """
+
+    def __init__(self, state: str, known: Iterable[str]) -> None:
+        self.state = state
+        super().__init__(f"{state!r} is no state of this machine{did_you_mean(state, known)}")
+
+
+class HandlerError(AsyncMachineError, TypeError):
+    """A handler that could never be called as meant, found when it is bound or answers."""
+
+
+class ArgsError(AsyncMachineError, TypeError):
+    """Args of a kind that cannot be passed, or typed args asked for but not given."""
+
+
+class MachineThreadError(AsyncMachineError, RuntimeError):
+    """A machine was used from a thread that does not own it; use `mach.threadsafe` there."""
+
+
+class MachineLoopError(AsyncMachineError, RuntimeError):
+    """A machine needs a running event loop and has none, or was bound to another one."""
+
+
+class MachineBusyError(AsyncMachineError, RuntimeError):
+    """Something that may not happen while a transition runs was asked for by a handler."""
+
+
+class MachineDisposedError(AsyncMachineError, RuntimeError):
+    """The machine was disposed before what was waited for could happen."""
+
+
+class SnapshotError(AsyncMachineError, ValueError):
+    """A snapshot that does not fit the machine it is restored into."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Give `; did you mean 'Foo'?` for the names closest to `name`, or nothing."""
+    found = get_close_matches(name, list(known), n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""

@@ -1,0 +1,109 @@
+"""Errors as a state: what a failing handler or piece of work leads to, and that none is lost on the way."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from asyncmachine.handlers import Handler
+from asyncmachine.mutation import ADD, ExceptionArgs, Mutation, Result, current
+from asyncmachine.schema import EXCEPTION
+from asyncmachine.transition import Planner, Transition
+
+__all__ = ["Faults"]
+
+
+class Host(Protocol):
+    """The machine, seen from its faults."""
+
+    machine: Any
+    handler_timeout: float | None
+
+    @property
+    def planner(self) -> Planner: ...
+
+    @property
+    def is_disposed(self) -> bool: ...
+
+    @property
+    def logger(self) -> logging.Logger: ...
+
+    def submit(self, mutation: Mutation, *, prepend: bool = False) -> Result: ...
+
+    def is_bound(self, handler: str) -> bool: ...
+
+    def raise_in_caller(self, err: BaseException) -> bool: ...
+
+
+class Faults:
+    """The errors of a machine.
+
+    Args:
+        host: the machine.
+    """
+
+    __slots__ = ("_host", "callback", "count", "err")
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.err: BaseException | None = None
+        """The last one."""
+        self.count = 0
+        self.callback: Callable[[Any, BaseException], object] | None = None
+        """Called with the machine at each error."""
+
+    def note(self, err: BaseException) -> None:
+        """Keep an error as the last one, and tell the callback."""
+        self.err = err
+        self.count += 1
+        if self.callback is not None:
+            try:
+                self.callback(self._host.machine, err)
+            except Exception as failure:  # noqa: BLE001 - reported; it must not hide the error it was told of
+                self.report("the on_error callback raised", failure)
+
+    def handler_failed(self, error: ExceptionArgs, transition: Transition[Any]) -> None:
+        """Make the error of a handler the machine's, which runs next; one that failed on an error is only logged."""
+        if transition.mutation.request.calls_exception:
+            self.note(error.err)
+            first = transition.mutation.error
+            during = f"while this was handled:\n{first.traceback}" if first is not None else "in an error state"
+            self.report(f"{error.handler} raised {during}", error.err)
+            return
+        if self._host.raise_in_caller(error.err):
+            return
+        self.note(error.err)
+        mutation = Mutation(self._host.planner.requests.of(ADD, EXCEPTION), source=transition.as_source())
+        mutation.error = error
+        self._host.submit(mutation, prepend=True)
+
+    def work_failed(self, err: Exception, name: str) -> None:
+        """Make the error of a piece of work the machine's."""
+        if self._host.is_disposed:
+            self.report(f"{name} raised after the machine was disposed", err)
+            return
+        self.note(err)
+        cause = current.get()
+        mutation = Mutation(self._host.planner.requests.of(ADD, EXCEPTION), source=cause.as_source() if cause else None)
+        mutation.error = ExceptionArgs(err, name)
+        try:
+            self._host.submit(mutation)
+        except Exception as failure:  # noqa: BLE001 - with raise_errors, one that has no caller here
+            self.report(f"a handler raised while the error of {name} was handled", failure)
+
+    def settle(self, mutation: Mutation, result: Result) -> None:
+        """Log the error a mutation carries, if nobody has handled it."""
+        error = mutation.error
+        if error is not None and (result.canceled or not self._host.is_bound(f"{EXCEPTION}State")):
+            where = f" in {error.handler}" if error.handler else ""
+            self.report(f"[error] {error.err!r}{where}", error.err)
+
+    def handler_slow(self, handler: Handler, seconds: float) -> None:
+        """Report a handler that has blocked the loop."""
+        message = "[handler:slow] %r blocked the loop for %.3f s (handler_timeout is %s s); do it in async work"
+        self._host.logger.warning(message, handler, seconds, self._host.handler_timeout)
+
+    def report(self, message: str, err: BaseException) -> None:
+        """Log an error with its traceback."""
+        self._host.logger.error("%s", message, exc_info=err)

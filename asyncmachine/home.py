@@ -1,0 +1,105 @@
+"""Where a machine lives: the thread that may use it, and the one loop its futures and tasks belong to."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from asyncmachine.errors import MachineLoopError, MachineThreadError
+
+__all__ = ["Home"]
+
+
+class Home:
+    """The thread and the loop of a machine.
+
+    A machine belongs to the thread that built it until it needs a loop. Then it is bound to the one that runs, and to
+    its thread, for good.
+
+    Args:
+        id: the machine's id, for errors.
+    """
+
+    __slots__ = ("_id", "_loop", "_thread")
+
+    def __init__(self, id: str) -> None:
+        self._id = id
+        self._thread = threading.get_ident()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop the machine is bound to, if any."""
+        return self._loop
+
+    def check_thread(self) -> None:
+        """Refuse a thread that does not own the machine.
+
+        Raises:
+            MachineThreadError: this is another thread.
+        """
+        if threading.get_ident() == self._thread:
+            return
+        if self._loop is None and _running_loop() is not None:
+            # Built in one thread for a loop that runs in another: this is the first loop it meets.
+            self.bind_loop()
+            return
+        raise MachineThreadError(
+            f"the machine {self._id} belongs to another thread, and machines take no locks; from this thread use "
+            "mach.threadsafe, which has the same mutations and returns concurrent futures"
+        )
+
+    def bind_loop(self) -> asyncio.AbstractEventLoop:
+        """Give the machine's loop; bind it to the running one, if it has none yet.
+
+        Raises:
+            MachineLoopError: no loop runs, or another one than the machine's.
+        """
+        loop = _running_loop()
+        if loop is self._loop is not None:
+            return self._loop
+        if loop is None:
+            raise MachineLoopError(
+                f"the machine {self._id} needs a running event loop for this (futures of when_…, state contexts and "
+                "async work live on one); call it from a coroutine, such as one given to am.run(main)"
+            )
+        if self._loop is not None:
+            raise MachineLoopError(
+                f"the machine {self._id} is bound to another event loop than the running one; build a machine for "
+                "each loop, or use mach.threadsafe to reach this one"
+            )
+        self._loop, self._thread = loop, threading.get_ident()
+        return loop
+
+    def loop_to_use(self) -> asyncio.AbstractEventLoop | None:
+        """Give the loop to do something on that can also be done without one; None where none can be used.
+
+        Raises:
+            MachineLoopError: another loop than the machine's runs, and the machine's own is still open.
+        """
+        if _running_loop() is None or (self._loop is not None and self._loop.is_closed()):
+            return None
+        return self.bind_loop()
+
+    def loop_for_threads(self) -> asyncio.AbstractEventLoop:
+        """Give the loop that calls from other threads are posted to.
+
+        Raises:
+            MachineLoopError: there is none to be posted to.
+        """
+        if self._loop is None and threading.get_ident() == self._thread and _running_loop() is not None:
+            return self.bind_loop()
+        if self._loop is None or self._loop.is_closed():
+            state = "has no event loop yet" if self._loop is None else "was bound to a loop that is closed"
+            raise MachineLoopError(
+                f"the machine {self._id} {state}, so nobody would make the call; enter `async with mach` (or read "
+                "mach.threadsafe) on its loop's thread first, and keep the loop running"
+            )
+        return self._loop
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

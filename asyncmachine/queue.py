@@ -1,0 +1,124 @@
+"""The queue of mutations: first in, first out, with a lane at its head for what is prepended. Pure bookkeeping.
+
+The queue's own clock, `tick`, starts at 1 and counts the appended mutations taken off; an appended mutation knows
+the tick it will run at. Prepended ones (checks, auto states, errors of handlers) run next and have no tick.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from typing import Literal, TypeAlias
+
+from asyncmachine.mutation import Mutation, MutationType, Request
+
+__all__ = ["Position", "Queue"]
+
+Position: TypeAlias = Literal["first", "last"]
+
+
+class Queue:
+    """Mutations that wait, in the order they will run.
+
+    Args:
+        limit: how many may wait before more are refused; one that adds `Exception` may wait beyond it.
+    """
+
+    __slots__ = ("_bare", "_items", "_ticking", "limit", "tick")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.tick = 1
+        self._items: deque[Mutation] = deque()
+        self._ticking = 0
+        # How many waiting mutations without args there are of each type and set of states, for `has_equal`.
+        self._bare: Counter[tuple[MutationType, int]] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Mutation]:
+        return iter(self._items)
+
+    @property
+    def next_tick(self) -> int:
+        """The tick at which a mutation appended now would run."""
+        return self.tick + self._ticking + 1
+
+    def is_full(self, request: Request) -> bool:
+        """Tell whether a mutation of this kind must be refused."""
+        return len(self._items) >= self.limit + request.calls_exception
+
+    def has_equal(self, request: Request) -> bool:
+        """Tell whether a mutation without args, of this type and these states, waits already."""
+        return (request.type, request.mask) in self._bare
+
+    def append(self, mutation: Mutation) -> None:
+        """Put a mutation at the end and give it its tick."""
+        mutation.queue_tick = self.next_tick
+        self._ticking += 1
+        self._items.append(mutation)
+        self._note(mutation)
+
+    def prepend(self, mutation: Mutation) -> None:
+        """Put a mutation at the head; it runs next."""
+        self._items.appendleft(mutation)
+        self._note(mutation)
+
+    def take(self) -> Mutation:
+        """Take the mutation off that runs next."""
+        mutation = self._items.popleft()
+        if mutation.queue_tick:
+            self._ticking -= 1
+            self.tick += 1
+        if _is_bare(mutation):
+            key = (mutation.request.type, mutation.request.mask)
+            if self._bare[key] == 1:
+                del self._bare[key]
+            else:
+                self._bare[key] -= 1
+        return mutation
+
+    def find(
+        self,
+        type_: MutationType,
+        mask: int,
+        *,
+        without_args: bool = False,
+        strict: bool = False,
+        min_tick: int = 0,
+        check: bool = False,
+        position: Position | None = None,
+    ) -> Iterator[Mutation]:
+        """Give the waiting mutations of a type that call all states of `mask`.
+
+        Args:
+            type_: what they ask for.
+            mask: a set of bits of states.
+            without_args: only those without args.
+            strict: only those that call no other states.
+            min_tick: only those that run at this tick or later.
+            check: checks instead of mutations.
+            position: only the one that runs "first" or "last".
+        """
+        items = list(self._items)
+        if position is not None:
+            items = items[:1] if position == "first" else items[-1:]
+        for mutation in items:
+            request = mutation.request
+            if (
+                request.type is type_
+                and mutation.is_check == check
+                and mutation.queue_tick >= min_tick
+                and not (without_args and mutation.payload is not None)
+                and (request.mask == mask if strict else request.mask & mask == mask)
+            ):
+                yield mutation
+
+    def _note(self, mutation: Mutation) -> None:
+        if _is_bare(mutation):
+            self._bare[mutation.request.type, mutation.request.mask] += 1
+
+
+def _is_bare(mutation: Mutation) -> bool:
+    return mutation.payload is None and mutation.error is None and not mutation.is_check

@@ -1,0 +1,492 @@
+"""Schemas: the states a machine has and the relations between them, declared apart from any running machine.
+
+A schema is frozen and checked when it is made; every problem it has is reported in one `SchemaError`. Three notations
+lead to the same thing: a `States` class (typed names), a mapping of `State` values, a mapping of plain mappings.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self, TypeAlias, TypedDict, cast
+
+from typing_extensions import override
+
+from asyncmachine.errors import SchemaError, did_you_mean
+
+__all__ = ["ANY", "EXCEPTION", "SUFFIXES", "Schema", "SchemaLike", "State", "StateDict", "States", "group", "state"]
+
+ANY = "Any"
+"""Stands for every state in the names of the global handlers, `AnyEnter` and `AnyState`."""
+
+EXCEPTION = "Exception"
+"""The state every machine has, active after an error nobody cleared."""
+
+SUFFIXES = ("Enter", "Exit", "State", "End")
+"""What follows a state's name in the name of a handler."""
+
+HEALTH = frozenset({"Healthcheck", "Heartbeat"})
+"""States whose activation alone starts no auto states."""
+
+RELATIONS = ("require", "add", "remove", "after")
+
+
+class StateDict(TypedDict, total=False):
+    """A state as a plain mapping, as JSON has it. Keys left out mean False or no states."""
+
+    auto: bool
+    multi: bool
+    require: Iterable[str]
+    add: Iterable[str]
+    remove: Iterable[str]
+    after: Iterable[str]
+    tags: Iterable[str]
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class State:
+    """One state of a schema: its properties and its relations to others.
+
+    Args:
+        auto: the machine tries to activate it by itself, after every transition that changed something.
+        multi: adding it while it is active activates it anew (two ticks), with its handlers.
+        require: states that must be active for this one to be active.
+        add: states activated along with this one.
+        remove: states that may not be active beside this one, and leave when it enters.
+        after: states whose handlers are called before this one's.
+        tags: words of your own; they mean nothing to the machine.
+
+    >>> am.State(auto=True, require=["Foo"]).require
+    ('Foo',)
+    """
+
+    auto: bool
+    multi: bool
+    require: tuple[str, ...]
+    add: tuple[str, ...]
+    remove: tuple[str, ...]
+    after: tuple[str, ...]
+    tags: tuple[str, ...]
+
+    def __init__(
+        self,
+        *,
+        auto: bool = False,
+        multi: bool = False,
+        require: Iterable[str] = (),
+        add: Iterable[str] = (),
+        remove: Iterable[str] = (),
+        after: Iterable[str] = (),
+        tags: Iterable[str] = (),
+    ) -> None:
+        put = object.__setattr__
+        put(self, "auto", bool(auto))
+        put(self, "multi", bool(multi))
+        put(self, "require", _unique(require))
+        put(self, "add", _unique(add))
+        put(self, "remove", _unique(remove))
+        put(self, "after", _unique(after))
+        put(self, "tags", _unique(tags))
+
+    def extend(self, other: State) -> State:
+        """Give this state with the relations, properties and tags of `other` added to its own.
+
+        >>> am.State(require=["Foo"]).extend(am.State(require=["Bar"], multi=True))
+        State(multi=True, require=['Foo', 'Bar'])
+        """
+        return State(
+            auto=self.auto or other.auto,
+            multi=self.multi or other.multi,
+            require=self.require + other.require,
+            add=self.add + other.add,
+            remove=self.remove + other.remove,
+            after=self.after + other.after,
+            tags=self.tags + other.tags,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the state as a plain mapping without what is empty, as `Schema` and JSON take it.
+
+        >>> am.State(auto=True, add=["Foo"]).to_dict()
+        {'auto': True, 'add': ['Foo']}
+        """
+        values: dict[str, bool | tuple[str, ...]] = {name: getattr(self, name) for name in self.__slots__}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items() if v}
+
+    @override
+    def __repr__(self) -> str:
+        return f"State({', '.join(f'{name}={value!r}' for name, value in self.to_dict().items())})"
+
+
+def _unique(names: Iterable[str]) -> tuple[str, ...]:
+    """Give the names in order and once each; one name given bare counts as a list of one."""
+    return tuple(dict.fromkeys((names,) if isinstance(names, str) else names))
+
+
+class Schema(Mapping[str, State]):
+    """The states of a machine in order, frozen and checked; a mapping of name to `State`.
+
+    `Exception` is added, last, when it is missing. A state is dropped from its own remove and after lists, and what
+    a state adds is dropped from what it removes.
+
+    Args:
+        states: name to `State`, or to a mapping with the keys of `State`, in order.
+        groups: name to names of states, for `Machine.switch` and for reading.
+
+    Raises:
+        SchemaError: with all problems at once.
+
+    >>> schema = am.Schema({"Dry": {"remove": ["Wet"]}, "Wet": {"remove": ["Dry"]}})
+    >>> schema.names
+    ('Dry', 'Wet', 'Exception')
+    """
+
+    __slots__ = ("__weakref__", "_states", "groups", "index", "names")
+
+    def __init__(
+        self,
+        states: Mapping[str, State | StateDict],
+        groups: Mapping[str, Iterable[str]] | None = None,
+    ) -> None:
+        problems: list[str] = []
+        read = {name: _read(name, value, problems) for name, value in states.items()}
+        read.setdefault(EXCEPTION, State(multi=True))
+        self.groups: Mapping[str, tuple[str, ...]] = {name: _unique(of) for name, of in (groups or {}).items()}
+        self._states = {name: _normal(name, value) for name, value in read.items()}
+        self.names: tuple[str, ...] = tuple(self._states)
+        self.index: Mapping[str, int] = {name: i for i, name in enumerate(self.names)}
+        problems += _problems(self._states, self.groups)
+        if problems:
+            raise SchemaError(problems)
+
+    @classmethod
+    def of(cls, schema: SchemaLike) -> Schema:
+        """Read a schema in any of its notations: a `States` class, a `Schema`, or a mapping.
+
+        >>> am.Schema.of({"Foo": {}})["Foo"]
+        State()
+        """
+        if isinstance(schema, Schema):
+            return schema
+        if isinstance(schema, type):
+            return schema.schema()
+        return cls(schema)
+
+    def merge(self, *others: SchemaLike) -> Schema:
+        """Give a schema with the states and groups of the others added; a later state replaces one of its name.
+
+        >>> am.Schema({"Foo": {}}).merge({"Bar": {"require": ["Foo"]}}).names
+        ('Foo', 'Exception', 'Bar')
+        """
+        states: dict[str, State | StateDict] = dict(self._states)
+        groups: dict[str, Iterable[str]] = dict(self.groups)
+        for other in others:
+            if isinstance(other, Schema):
+                groups.update(other.groups)
+            elif isinstance(other, type):
+                groups.update(other.groups())
+            states.update(other.states() if isinstance(other, type) else other)
+        return Schema(states, groups)
+
+    def filter_by_tag(self, tag: str) -> tuple[str, ...]:
+        """Give the names of the states that have `tag`.
+
+        >>> am.Schema({"Foo": {"tags": ["ui"]}, "Bar": {}}).filter_by_tag("ui")
+        ('Foo',)
+        """
+        return tuple(name for name, value in self._states.items() if tag in value.tags)
+
+    def to_json(self) -> str:
+        """Give the schema as JSON.
+
+        >>> am.Schema({"Foo": {"auto": True}}).to_json()
+        '{"states": {"Foo": {"auto": true}, "Exception": {"multi": true}}, "groups": {}}'
+        """
+        states = {name: value.to_dict() for name, value in self._states.items()}
+        return json.dumps({"states": states, "groups": {name: list(of) for name, of in self.groups.items()}})
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Schema:
+        """Read a schema that `to_json` wrote.
+
+        Raises:
+            SchemaError: the text is no schema.
+
+        >>> am.Schema.from_json('{"states": {"Foo": {}}}').names
+        ('Foo', 'Exception')
+        """
+        try:
+            data: Any = json.loads(text)
+        except ValueError as err:
+            raise SchemaError([f"the text is not JSON: {err}"]) from None
+        read = cast("Mapping[str, Any]", data if isinstance(data, Mapping) else {})
+        if not isinstance(read.get("states"), Mapping):
+            raise SchemaError(['the JSON has no "states" object; write schemas with Schema.to_json()'])
+        return cls(read["states"], read.get("groups"))
+
+    @override
+    def __getitem__(self, name: str) -> State:
+        return self._states[name]
+
+    @override
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._states)
+
+    @override
+    def __len__(self) -> int:
+        return len(self._states)
+
+    @override
+    def __hash__(self) -> int:
+        return hash(self.names)
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Schema):
+            return NotImplemented
+        return list(self.items()) == list(other.items()) and self.groups == other.groups
+
+    @override
+    def __repr__(self) -> str:
+        return f"Schema({', '.join(self.names)})"
+
+
+def _read(name: str, value: object, problems: list[str]) -> State:
+    if isinstance(value, State):
+        return value
+    if not isinstance(value, Mapping):
+        problems.append(f"{name} is {value!r}; write am.State(...) or a mapping such as {{'require': ['Foo']}}")
+        return State()
+    known, given = [*RELATIONS, "auto", "multi", "tags"], cast("Mapping[str, Any]", value)
+    unknown = [key for key in given if key not in known]
+    problems += [f"{name} has the unknown property {key!r}{did_you_mean(str(key), known)}" for key in unknown]
+    return State(**{key: of for key, of in given.items() if key in known})
+
+
+def _normal(name: str, value: State) -> State:
+    remove = [other for other in value.remove if other != name and other not in value.add]
+    after = [other for other in value.after if other != name]
+    return replace(value, remove=tuple(remove), after=tuple(after))
+
+
+_VERBS = {"require": "requires", "add": "adds", "remove": "removes", "after": "comes after"}
+
+
+def _problems(states: Mapping[str, State], groups: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    for name, value in states.items():
+        yield from _problems_of_name(name, states)
+        for relation in RELATIONS:
+            for other in getattr(value, relation):
+                if other not in states:
+                    hint = did_you_mean(other, states) if isinstance(other, str) else ""
+                    yield f"{name} {_VERBS[relation]} {other!r}, which is no state of the schema{hint}"
+        for other in value.require:
+            if other in value.remove:
+                yield f"{name} both requires and removes {other}; it could never be active"
+    for name, members in groups.items():
+        for other in members:
+            if other not in states:
+                yield f"the group {name} has {other!r}, which is no state of the schema{did_you_mean(other, states)}"
+
+
+def _problems_of_name(name: str, states: Mapping[str, State]) -> Iterator[str]:
+    if not isinstance(name, str) or not name.isidentifier():
+        yield f"{name!r} is no name for a state; handlers are found by name, so it must be an identifier"
+        return
+    if name == ANY:
+        yield f"the name {ANY!r} is reserved for the handlers AnyEnter and AnyState"
+    for suffix in SUFFIXES:
+        owner = name.removesuffix(suffix)
+        if owner != name and (owner in states or owner == ANY):
+            yield f"the state {name} reads as the {suffix} handler of {owner}; rename one of the two"
+
+
+class _Declared:
+    """What `state()` leaves in the body of a `States` class until the class is made."""
+
+    __slots__ = ("extend", "name", "options")
+
+    def __init__(self, options: dict[str, Any], *, extend: bool) -> None:
+        self.name = ""
+        self.options = options
+        self.extend = extend
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def build(self) -> State:
+        options: dict[str, Any] = {key: _names(of) if key in RELATIONS else of for key, of in self.options.items()}
+        return State(**options)
+
+
+class _Grouped:
+    """What `group()` leaves in the body of a `States` class until the class is made."""
+
+    __slots__ = ("members",)
+
+    def __init__(self, members: tuple[str, ...]) -> None:
+        self.members = members
+
+
+def _names(of: Iterable[str]) -> tuple[str, ...]:
+    """Turn the declarations among names, found where a body names a state above it, into their names."""
+    listed = cast("Iterable[str | _Declared]", (of,) if isinstance(of, str | _Declared) else of)
+    return tuple(item.name if isinstance(item, _Declared) else item for item in listed)
+
+
+def state(  # noqa: D417 - the others are those of `State`
+    *,
+    auto: bool = False,
+    multi: bool = False,
+    require: Iterable[str] = (),
+    add: Iterable[str] = (),
+    remove: Iterable[str] = (),
+    after: Iterable[str] = (),
+    tags: Iterable[str] = (),
+    extend: bool = False,
+) -> str:
+    """Declare a state in the body of a `States` class; the attribute is the state's name, a plain `str`.
+
+    Relations name states by string or, where they stand above in the same body, by the name itself.
+
+    The arguments are those of `State`, and one more.
+
+    Args:
+        extend: add to the state of the same name that a parent class declares, instead of replacing it.
+
+    >>> class Doors(am.States):
+    ...     Closed: str = am.state(remove=["Open"])
+    ...     Open: str = am.state(remove=[Closed])
+    >>> Doors.Open, Doors.schema()["Open"].remove
+    ('Open', ('Closed',))
+    """
+    relations = {"require": require, "add": add, "remove": remove, "after": after}
+    options = {"auto": auto, "multi": multi, "tags": tags, **relations}
+    return cast("str", _Declared(options, extend=extend))
+
+
+def group(*states: str) -> tuple[str, ...]:
+    """Declare a group of states in the body of a `States` class; the attribute is a tuple of names.
+
+    >>> class Lights(am.States):
+    ...     Red: str = am.state()
+    ...     Green: str = am.state()
+    ...     Signal = am.group(Red, Green)
+    >>> Lights.Signal
+    ('Red', 'Green')
+    """
+    return cast("tuple[str, ...]", _Grouped(states))
+
+
+class States:
+    """Declares the states of a machine as typed names. Subclass it; the class itself is passed to `Machine`.
+
+    Subclasses inherit states in the order their bases stand, may add, replace, or `extend` them, and may mix several
+    declarations. Relations are checked when `schema()` is asked for, so that a mixin may name states it lacks.
+
+    >>> class Base(am.States):
+    ...     Start: str = am.state()
+    ...     Ready: str = am.state(require=[Start])
+    >>> class Worker(Base):
+    ...     Connected: str = am.state()
+    ...     Ready: str = am.state(extend=True, require=[Connected])
+    >>> Worker.schema()["Ready"].require
+    ('Start', 'Connected')
+    """
+
+    __own: ClassVar[dict[str, _Declared]] = {}
+    __own_groups: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+    @override
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        body = dict(cls.__dict__)
+        cls.__own = {name: value for name, value in body.items() if isinstance(value, _Declared)}
+        cls.__own_groups = {name: _names(v.members) for name, v in body.items() if isinstance(v, _Grouped)}
+        problems = [
+            f"{cls.__name__}.{name} hides the method of that name of am.States; call the state something else"
+            for name in cls.__own
+            if hasattr(States, name)
+        ]
+        problems += [
+            f"{cls.__name__}.{name} is annotated but declares nothing; write `{name}: str = am.state()`"
+            for name, kind in inspect.get_annotations(cls).items()
+            if kind in {"str", str} and name not in body and not name.startswith("_")
+        ]
+        if problems:
+            raise SchemaError(problems)
+        for name in cls.__own:
+            setattr(cls, name, name)
+        for name, members in cls.__own_groups.items():
+            setattr(cls, name, members)
+
+    def __new__(cls) -> Self:
+        raise TypeError(f"{cls.__name__} only declares states; pass the class itself: am.Machine({cls.__name__})")
+
+    @classmethod
+    def states(cls) -> dict[str, State]:
+        """Give the declared states, inherited ones first, unchecked.
+
+        >>> list(Doors.states())
+        ['Closed', 'Open']
+        """
+        return {name: cls.__resolve(name) for name in cls.__state_names()}
+
+    @classmethod
+    def groups(cls) -> dict[str, tuple[str, ...]]:
+        """Give the declared groups, inherited ones too.
+
+        >>> Doors.groups()
+        {}
+        """
+        return {name: of for base in reversed(cls.__lineage()) for name, of in base.__own_groups.items()}
+
+    @classmethod
+    def schema(cls) -> Schema:
+        """Give the schema that the class declares; the same object at each call.
+
+        Raises:
+            SchemaError: with all problems at once.
+
+        >>> Doors.schema().names
+        ('Closed', 'Open', 'Exception')
+        """
+        known: Schema | None = cls.__dict__.get("_schema")
+        if known is None:
+            known = Schema(cls.states(), cls.groups())
+            cls._schema = known
+        return known
+
+    _schema: ClassVar[Schema]
+
+    @classmethod
+    def __lineage(cls) -> list[type[States]]:
+        return [base for base in cls.__mro__ if issubclass(base, States)]
+
+    @classmethod
+    def __state_names(cls) -> list[str]:
+        inherited = [name for base in cls.__bases__ if issubclass(base, States) for name in base.__state_names()]
+        return list(dict.fromkeys([*inherited, *cls.__own]))
+
+    @classmethod
+    def __resolve(cls, name: str) -> State:
+        """Find what the method resolution order makes of a state: the first declaration, with those it extends."""
+        parts: list[State] = []
+        for base in cls.__lineage():
+            declared = base.__own.get(name)
+            if declared is not None:
+                parts.insert(0, declared.build())
+                if not declared.extend:
+                    break
+        else:
+            raise SchemaError([f"{cls.__name__}.{name} extends a parent's state, but no parent declares {name}"])
+        first, *rest = parts
+        for part in rest:
+            first = first.extend(part)
+        return first
+
+
+SchemaLike: TypeAlias = Schema | type[States] | Mapping[str, State] | Mapping[str, StateDict]
+"""A schema in any of its notations."""
