@@ -106,10 +106,14 @@ __all__ = [
     "wait_any",
 ]
 
-# Public names say where users import them from, not where they happen to be defined.
-for _name in __all__:
-    _value = globals()[_name]
-    if getattr(_value, "__module__", "").startswith("asyncmachine."):
-        with suppress(AttributeError):  # an instance with slots, such as `on`
-            _value.__module__ = __name__
-del _name, _value
+
+def _own(names: list[str]) -> None:
+    """Have public names say where users import them from, not where they happen to be defined."""
+    for name in names:
+        value = globals()[name]
+        if getattr(value, "__module__", "").startswith(f"{__name__}."):
+            with suppress(AttributeError):  # an instance with slots, such as `on`
+                value.__module__ = __name__
+
+
+_own(__all__)

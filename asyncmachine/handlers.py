@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 from typing_extensions import override
 
@@ -327,7 +327,7 @@ def _collect(binding: Binding, index: Mapping[str, int]) -> Iterator[Handler]:
         for name in target.names:
             yield _checked(name, target.fn, binding, index, target.limit)
     elif isinstance(target, Mapping):
-        for name, fn in target.items():
+        for name, fn in cast("Mapping[str, object]", target).items():
             bare = name.removeprefix(binding.prefix)
             if _meanings(bare, index) or strict:
                 yield _checked(bare, fn, binding, index, None)

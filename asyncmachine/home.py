@@ -56,8 +56,8 @@ class Home:
             MachineLoopError: no loop runs, or another one than the machine's.
         """
         loop = _running_loop()
-        if loop is self._loop is not None:
-            return self._loop
+        if loop is not None and loop is self._loop:
+            return loop
         if loop is None:
             raise MachineLoopError(
                 f"the machine {self._id} needs a running event loop for this (futures of when_…, state contexts and "

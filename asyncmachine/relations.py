@@ -211,13 +211,12 @@ class RelationsResolver:
         waiting = _bits(states)
         if not any(self._after[i] & waiting for i in states):
             return states
-        rest = states
-        ordered: list[int] = []
+        rest, ordered = [*states], list[int]()
         while rest:
             chosen = next((i for i in rest if not self._after[i] & waiting), rest[0])
+            rest.remove(chosen)
             ordered.append(chosen)
             waiting &= ~(1 << chosen)
-            rest = [i for i in rest if i != chosen]
         return ordered
 
 
