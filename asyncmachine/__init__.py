@@ -10,7 +10,7 @@ name, awaitable subscriptions, and state contexts that cancel a state's work whe
 
 from __future__ import annotations
 
-from contextlib import suppress
+import contextlib
 
 from asyncmachine.api import MachineApi, Tracer
 from asyncmachine.clock import (
@@ -112,7 +112,7 @@ def _own(names: list[str]) -> None:
     for name in names:
         value = globals()[name]
         if getattr(value, "__module__", "").startswith(f"{__name__}."):
-            with suppress(AttributeError):  # an instance with slots, such as `on`
+            with contextlib.suppress(AttributeError):  # an instance with slots, such as `on`
                 value.__module__ = __name__
 
 

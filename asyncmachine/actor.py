@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import math
-import time
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
+from time import perf_counter
 from typing import Any, Protocol
 
 from asyncmachine.errors import MachineLoopError
+from asyncmachine.executor import Executor
 from asyncmachine.faults import Faults
-from asyncmachine.mutation import Mutation, Result
+from asyncmachine.home import Home
+from asyncmachine.mutation import EXECUTED, Mutation, Result
 from asyncmachine.queue import Queue
+from asyncmachine.subscriptions import Subscriptions
 
 __all__ = ["BUDGET", "Actor"]
 
@@ -27,25 +31,17 @@ BUDGET = 0.005
 """Seconds a drain may take before the loop gets its turn."""
 
 
+_INTERRUPTED = Result(1, "interrupted")
+
+
 class Host(Protocol):
     """The machine, seen from its actor."""
 
-    faults: Faults
-
-    @property
-    def id(self) -> str: ...
-
-    def bind_loop(self) -> asyncio.AbstractEventLoop: ...
+    id: str
+    machine: Any
+    home: Home
 
     def new_future(self) -> asyncio.Future[Any]: ...
-
-    def mutation_queued(self, mutation: Mutation) -> None: ...
-
-    def execute(self, mutation: Mutation) -> Result: ...
-
-    def mutation_done(self, mutation: Mutation, result: Result) -> None: ...
-
-    def queue_ended(self) -> None: ...
 
 
 class Posted:
@@ -54,12 +50,12 @@ class Posted:
     __slots__ = ("call", "context", "future", "in_order", "ready")
 
     def __init__(self, call: Callable[[], Any], future: concurrent.futures.Future[Any], *, in_order: bool) -> None:
-        self.call = call
-        self.future = future
-        self.context = copy_context()
-        self.in_order = in_order
+        self.call: Callable[[], Any] = call
+        self.future: concurrent.futures.Future[Any] = future
+        self.context: Context = copy_context()
+        self.in_order: bool = in_order
         """True for one that acts at once, and so has to wait for the mutations posted before it."""
-        self.ready = 0
+        self.ready: int = 0
         """The queue tick those have run at."""
 
 
@@ -69,42 +65,81 @@ class Actor:
     Args:
         host: the machine.
         queue: what is drained.
+        executor: carries mutations out.
+        subscriptions: told when the queue moves, and when it ends.
+        faults: told of errors nobody is there to be raised to.
     """
 
-    __slots__ = ("_after", "_host", "_inbox", "_queue", "_raised", "_signaled", "_task", "busy", "has_caller")
+    __slots__ = (
+        "_after",
+        "_executor",
+        "_faults",
+        "_host",
+        "_in_task",
+        "_inbox",
+        "_queue",
+        "_raised",
+        "_signaled",
+        "_subscriptions",
+        "_task",
+        "busy",
+        "canceled",
+    )
 
-    def __init__(self, host: Host, queue: Queue) -> None:
+    def __init__(
+        self, host: Host, queue: Queue, executor: Executor, subscriptions: Subscriptions, faults: Faults
+    ) -> None:
         self._host = host
         self._queue = queue
+        self._executor = executor
+        self._subscriptions = subscriptions
+        self._faults = faults
         self._inbox: deque[Posted] = deque()
         self._signaled = False
         self._task: asyncio.Task[None] | None = None
+        self._in_task = False
         self._raised: list[BaseException] = []
         self._after: list[Callable[[], object]] = []
-        self.busy = False
+        self.busy: bool = False
         """True while a mutation is carried out."""
-        self.has_caller = False
-        """True while that happens within a call, which errors may be raised to."""
+        self.canceled: int = 0
+        """How many mutations were canceled."""
 
     @property
     def is_idle(self) -> bool:
         """True if nothing runs and nothing waits."""
-        return not self.busy and not self._queue
+        return not self.busy and not self._queue.items
+
+    @property
+    def has_caller(self) -> bool:
+        """True while a mutation is carried out within a call, which errors may be raised to."""
+        return self.busy and not self._in_task
 
     def submit(self, mutation: Mutation, *, prepend: bool = False) -> Result:
-        """Queue a mutation, and step the queue if nobody does; give the result so far."""
-        queue, task = self._queue, self._task
-        waits = self.busy or (task is not None and bool(queue))
+        """Carry a mutation out, with all it leads to, if nothing runs; else queue it. Give the result so far."""
+        queue = self._queue
+        if self.busy or queue.items or self._executor.tracers is not None:
+            return self._queue_up(mutation, prepend=prepend)
+        if not prepend:
+            # Nothing is before it, and nobody looks on: it takes its tick, and need not pass through the queue.
+            queue.tick += 1
+            mutation.queue_tick = queue.tick
+        return self._drain(mutation)
+
+    def _queue_up(self, mutation: Mutation, *, prepend: bool) -> Result:
+        """Queue a mutation behind (or before) others; someone drains them, or it is done here."""
+        queue = self._queue
+        for_task = self._in_task or (self._task is not None and not self.busy and bool(queue.items))
         if prepend:
             queue.prepend(mutation)
         else:
             queue.append(mutation)
-        self._host.mutation_queued(mutation)
-        if not waits:
-            self._drain()
-        elif task is not None:
+        self._executor.tell("mutation_queued", self._host.machine, mutation)
+        if for_task:
             # The task takes it up, in the context it was asked for in.
             mutation.context = copy_context()
+        elif not self.busy and queue.items:
+            self._drain(queue.take())
         if mutation.outcome is not None:
             return mutation.outcome
         return Result(mutation.queue_tick or queue.tick + 1, mutation=mutation, futures=self._host)
@@ -117,10 +152,17 @@ class Actor:
         """Have something done once the drain that is under way has ended."""
         self._after.append(callback)
 
+    def resume(self) -> None:
+        """Have the queue drained that a cancelled task has left."""
+        if self._task is None:
+            self._hand_over()
+
     def cancel_all(self, result: Result) -> None:
         """Take everything off the queue, with this result."""
-        while self._queue:
-            self._queue.take().finish(result)
+        while self._queue.items:
+            mutation = self._queue.take()
+            mutation.finish(result)
+            self._faults.settle(mutation, result)
 
     def post(
         self,
@@ -133,68 +175,102 @@ class Actor:
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         self._inbox.append(Posted(call, future, in_order=in_order))
         # The flag is lowered before the inbox is looked at, so what was appended while it was up is seen.
-        if not self._signaled:
+        if not self._signaled or loop.is_closed():
             self._signaled = True
-            loop.call_soon_threadsafe(self._start, loop)
+            try:
+                loop.call_soon_threadsafe(self._start, loop)
+            except RuntimeError:  # the loop is closed
+                self._refuse()
         return future
 
-    def _drain(self) -> None:
-        """Step the queue within a call, until it is empty or the budget is spent."""
-        queue = self._queue
-        self.busy = self.has_caller = True
-        until = 0.0
+    def _drain(self, first: Mutation) -> Result:
+        """Step a mutation, and the queue until it is empty or the budget is spent; give the mutation's result."""
+        items = self._queue.items
+        self.busy = True
         try:
-            while queue:
-                self._step(queue.take())
-                if not queue:
-                    break
-                now = time.perf_counter()
-                if not until:
-                    until = now + BUDGET
-                elif now > until:
-                    if self._hand_over():
-                        break
-                    until = math.inf
-        finally:
-            self.busy = self.has_caller = False
-            if queue and self._task is None:
-                # Something like KeyboardInterrupt came up: it goes on to the caller, the rest runs without it.
-                self._hand_over()
-        self._rest()
+            result = self._step(first) if first.context is None else self._run(first)
+            if items:
+                self._step_all()
+        except BaseException:
+            # Something like KeyboardInterrupt: it goes on to the caller, the rest runs without it.
+            self.busy = False
+            self._rest_of_interrupted()
+            raise
+        self.busy = False
+        if self._after or self._subscriptions.queue_ends or self._executor.tracers is not None:
+            self._rest()
         if self._raised:
-            first, *others = self._raised
-            self._raised = []
-            for err in others:
-                self._host.faults.report("another error of the same call", err)
-            raise first
+            self._raise()
+        return result
 
-    def _step(self, mutation: Mutation) -> None:
-        result = Result(1, "interrupted")
+    def _rest_of_interrupted(self) -> None:
+        """Leave the rest of the queue to the task, and report what has nobody to be raised to any more."""
+        if self._queue.items and self._task is None:
+            self._hand_over()
+        raised, self._raised = self._raised, []
+        for err in raised:
+            self._faults.report("an error of a call that was interrupted", err)
+        self._rest()
+
+    def _raise(self) -> None:
+        """Raise what was raised meanwhile: the first error; the others are reported."""
+        (first, *others), self._raised = self._raised, []
+        for err in others:
+            self._faults.report("another error of the same call", err)
+        raise first
+
+    def _step_all(self) -> None:
+        queue, until = self._queue, perf_counter() + BUDGET
+        while queue.items:
+            self._run(queue.take())
+            if queue.items and perf_counter() > until:
+                if self._hand_over():
+                    return
+                until = math.inf
+
+    def _run(self, mutation: Mutation) -> Result:
+        """Carry a mutation out in the context it was asked for in, if that is another one."""
+        context, mutation.context = mutation.context, None
+        return self._step(mutation) if context is None else context.run(self._step, mutation)
+
+    def _step(self, mutation: Mutation) -> Result:
+        result = _INTERRUPTED
         try:
-            result = self._host.execute(mutation)
+            result = self._executor.run(mutation)
         except Exception as err:  # noqa: BLE001 - raised to the caller when all is drained
             result = Result(1, str(err))
             self._raised.append(err)
         finally:
-            mutation.finish(result)
-            self._host.mutation_done(mutation, result)
+            mutation.outcome = result
+            if mutation.on_done is not None:
+                mutation.finish(result)
+            if result is not EXECUTED and result.canceled:
+                self.canceled += 1
+            if self._subscriptions.queue_ticks:
+                self._subscriptions.notify_queue()
+            if mutation.error is not None:
+                self._faults.settle(mutation, result)
+        return result
 
     def _rest(self) -> None:
         """Say that the queue has ended, if it has, and do what waited for that."""
-        if not self._queue and not self.busy:
-            self._host.queue_ended()
-        callbacks, self._after = self._after, []
-        for callback in callbacks:
-            callback()
+        if not self._queue.items:
+            if self._subscriptions.queue_ends:
+                self._subscriptions.notify_queue_end()
+            self._executor.tell("queue_end", self._host.machine)
+        if self._after:
+            callbacks, self._after = self._after, []
+            for callback in callbacks:
+                callback()
 
     def _hand_over(self) -> bool:
         """Leave the rest of the queue to the task; False if there is no loop it could run on."""
         try:
-            loop = self._host.bind_loop()
+            loop = self._host.home.bind_loop()
         except MachineLoopError:
             return False
         context = copy_context()
-        for mutation in self._queue:
+        for mutation in self._queue.items:
             if mutation.context is None:
                 mutation.context = context
         self._start(loop)
@@ -205,51 +281,71 @@ class Actor:
         if self._task is None:
             # Never eager, whatever the loop's factory does, and in no caller's context.
             self._task = asyncio.Task(self._main(), loop=loop, name=f"{self._host.id}.actor", context=Context())
+            self._task.add_done_callback(self._ended)
 
     async def _main(self) -> None:
         try:
-            while self._queue or self._inbox:
+            while self._queue.items or self._inbox:
                 self._slice()
                 await asyncio.sleep(0)
         finally:
             self._task = None
-            while self._inbox:
-                err = MachineLoopError(f"the loop of the machine {self._host.id} was stopped before the call was made")
-                self._inbox.popleft().future.set_exception(err)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if self._task is task:
+            # Cancelled before its first step, it ran none of its code, not even `finally`.
+            self._task = None
+        err = None if task.cancelled() else task.exception()
+        if err is not None:
+            self._faults.report("the actor was stopped", err)
+        if self._task is None and (task.cancelled() or err is not None):
+            self._refuse()
+
+    def _refuse(self) -> None:
+        """Fail the posted calls, which nobody will make."""
+        with contextlib.suppress(IndexError):  # empty, at the latest when threads do this at once
+            while True:
+                future = self._inbox.popleft().future
+                if future.set_running_or_notify_cancel():
+                    text = "was stopped before the call was made; have threads end before the loop does"
+                    future.set_exception(MachineLoopError(f"the loop of the machine {self._host.id} {text}"))
 
     def _slice(self) -> None:
         """Step the queue from the task, until it is empty or the budget is spent."""
-        queue, until = self._queue, time.perf_counter() + BUDGET
-        self.busy = True
+        queue, until = self._queue, perf_counter() + BUDGET
+        self.busy = self._in_task = True
         try:
+            # Once a turn even if the queue is never empty.
+            self._admit()
             while True:
-                self._admit()
-                if not queue:
+                if not queue.items:
+                    self._admit()
+                if not queue.items:
                     break
-                mutation = queue.take()
-                context, mutation.context = mutation.context, None
-                if context is None:
-                    self._step(mutation)
-                else:
-                    context.run(self._step, mutation)
-                if time.perf_counter() > until:
+                self._run(queue.take())
+                if perf_counter() > until:
                     break
         finally:
-            self.busy = False
-        for err in self._raised:
-            self._host.faults.report("an error that had no caller to be raised to", err)
-        self._raised = []
+            self.busy = self._in_task = False
+        raised, self._raised = self._raised, []
+        for err in raised:
+            self._faults.report("an error that had no caller to be raised to", err)
         self._rest()
 
     def _admit(self) -> None:
-        """Make the posted calls, as far as the queue has room: threads are held back, not refused."""
+        """Make posted calls until one has queued something, if the queue has room: threads are held back, not refused.
+
+        They must not fill the queue, or what handlers ask for would be refused.
+        """
         queue, inbox = self._queue, self._inbox
-        while inbox and len(queue) < queue.limit:
+        waiting = len(queue.items)
+        while inbox and len(queue.items) <= waiting < max(1, queue.limit // 2):
             posted = inbox[0]
-            if posted.in_order and queue:
+            if posted.in_order and queue.items:
                 posted.ready = posted.ready or queue.next_tick - 1
-                if queue.tick < posted.ready:
-                    return
+                follow_up = not next(iter(queue)).queue_tick
+                if queue.tick < posted.ready or follow_up:
+                    return  # nor between a mutation and the auto states it leads to
             inbox.popleft()
             if not posted.future.set_running_or_notify_cancel():
                 continue

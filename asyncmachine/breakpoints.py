@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from asyncmachine.mutation import REMOVE, Request
-from asyncmachine.transition import Live
+from asyncmachine.plans import Live
 
 __all__ = ["Breakpoint"]
 

@@ -329,7 +329,7 @@ class TimeIndex:
         >>> am.TimeIndex(["Foo", "Bar"], [0, 2]).non_zero_states()
         ('Bar',)
         """
-        return tuple(self.names[i] for i in self.time.non_zero_states())
+        return tuple(name for name in self.names if self.tick(name))
 
     def active_states(self, states: Iterable[str] | None = None) -> tuple[str, ...]:
         """Give the names of active states, of all or out of `states`.

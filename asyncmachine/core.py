@@ -21,13 +21,13 @@ from asyncmachine.handlers import EventOf, Handler, HandlerRegistry
 from asyncmachine.home import Home
 from asyncmachine.logs import LogArgs, LogLevel, TextLog
 from asyncmachine.mutation import EXECUTED, REMOVE, Mutation, Result, current
+from asyncmachine.plans import Live, Planner
 from asyncmachine.queue import Queue
 from asyncmachine.relations import Resolver, broken_relations
-from asyncmachine.schema import ANY, Schema
+from asyncmachine.schema import Schema
 from asyncmachine.snapshot import Snapshot
 from asyncmachine.subscriptions import Subscriptions
 from asyncmachine.tracing import Tracers
-from asyncmachine.transition import Call, Live, Planner, Transition
 from asyncmachine.work import Works
 
 __all__ = ["DISPOSED", "Core"]
@@ -59,32 +59,30 @@ class Core:
     ) -> None:
         self.machine = machine
         self.id = id
-        self.machine_tick = 1
-        self.canceled = 0
+        self.machine_tick: int = 1
         self.children: dict[MachineApi, None] = {}
         self.breakpoints: list[Breakpoint] = []
-        self.change_callback: Callable[[Any, Time, Time], object] | None = None
         self.dispose_callbacks: list[Callable[[Any], object]] = []
         self.on_gone: Callable[[], object] | None = None
         self.text_log: TextLog | None = None
         self.handler_timeout: float | None = None
-        self.dispose_timeout = 1.0
+        self.dispose_timeout: float = 1.0
         self.raise_errors = False
-        self._event = event
         self._make_resolver = make_resolver
 
-        self.home = Home(id)
-        self.queue = Queue(queue_limit)
-        self.registry = HandlerRegistry(schema.names)
-        planner = Planner(schema, make_resolver(schema), self.registry)
-        self.live = Live(schema, planner.active_set(()))
-        self.subscriptions = Subscriptions(self, self.live, self.queue)
-        self.contexts = Contexts()
-        self.works = Works(self, self.contexts)
-        self.faults = Faults(self)
-        self.actor = Actor(self, self.queue)
-        self.executor = Executor(self, self.live, planner, self.subscriptions, self.contexts, self.faults)
-        self.disposal = Disposal(self, self.subscriptions, self.contexts, self.works)
+        self.home: Home = Home(id)
+        self.queue: Queue = Queue(queue_limit)
+        self.registry: HandlerRegistry = HandlerRegistry(schema.names)
+        self.planner: Planner = Planner(schema, make_resolver(schema), self.registry)
+        self.live: Live = Live(schema, self.planner.active_set(()))
+        self.subscriptions: Subscriptions = Subscriptions(self, self.live, self.queue)
+        self.contexts: Contexts = Contexts()
+        self.faults: Faults = Faults(self)
+        self.works: Works = Works(self, self.contexts)
+        parts = (self.live, self.planner, self.subscriptions, self.contexts, self.faults)
+        self.executor: Executor = Executor(self, *parts, event)
+        self.actor: Actor = Actor(self, self.queue, self.executor, self.subscriptions, self.faults)
+        self.disposal: Disposal = Disposal(self, self.subscriptions, self.contexts, self.works)
 
     # What the parts ask for.
 
@@ -104,21 +102,8 @@ class Core:
     def logger(self) -> logging.Logger:
         return logging.getLogger(f"asyncmachine.{self.id}")
 
-    @property
-    def planner(self) -> Planner:
-        return self.executor.planner
-
-    def bind_loop(self) -> asyncio.AbstractEventLoop:
-        return self.home.bind_loop()
-
-    def loop_to_use(self) -> asyncio.AbstractEventLoop | None:
-        return self.home.loop_to_use()
-
     def new_future(self) -> asyncio.Future[Any]:
         return self.home.bind_loop().create_future()
-
-    def new_event(self, call: Call, transition: Transition[Any]) -> EventOf[Any]:
-        return self._event(call.name, self.planner.names[call.state] if call.state >= 0 else ANY, transition)
 
     def is_bound(self, handler: str) -> bool:
         return self.registry.lookup(handler) is not None
@@ -132,23 +117,25 @@ class Core:
 
     def ask(self, mutation: Mutation) -> Result:
         """Submit a mutation from outside, unless it need not or cannot be queued."""
-        request, queue = mutation.request, self.queue
         for breakpoint_ in self.breakpoints:
-            if breakpoint_.is_hit(request, self.live):
-                breakpoint_.hit(request, self.logger)
-        if not self.actor.is_idle:
+            if breakpoint_.is_hit(mutation.request, self.live):
+                breakpoint_.hit(mutation.request, self.logger)
+                if self.live.closed:
+                    return DISPOSED
+        if self.actor.busy or self.queue.items:
             if not mutation.is_check and self._is_needless(mutation):
                 return EXECUTED
-            if queue.is_full(request):
-                return Result(1, f"queue full ({queue.limit})")
+            if self.queue.is_full(mutation.request):
+                return Result(1, partial("queue full ({})".format, self.queue.limit))
         if mutation.source is None:
             cause = current.get()
-            mutation.source = None if cause is None else cause.as_source()
-        return self.submit(mutation, prepend=mutation.is_check)
+            if cause is not None:
+                mutation.source = cause.as_source()
+        return self.actor.submit(mutation, prepend=mutation.is_check)
 
     def _is_needless(self, mutation: Mutation) -> bool:
         request, queue = mutation.request, self.queue
-        if request.type is REMOVE and not queue and not self.live.standing.mask & request.mask:
+        if request.type is REMOVE and not queue.items and not self.live.standing.mask & request.mask:
             return True
         bare = mutation.payload is None and mutation.error is None and not request.multi
         if bare and queue.has_equal(request):
@@ -159,30 +146,11 @@ class Core:
 
     def submit(self, mutation: Mutation, *, prepend: bool = False) -> Result:
         """Queue a mutation, and have the queue drained."""
-        if self.live.closed:
-            mutation.finish(DISPOSED)
-            return DISPOSED
         return self.actor.submit(mutation, prepend=prepend)
 
-    def mutation_queued(self, mutation: Mutation) -> None:
-        self.tell("mutation_queued", self.machine, mutation)
-
-    def execute(self, mutation: Mutation) -> Result:
-        return self.executor.run(mutation)
-
-    def mutation_done(self, mutation: Mutation, result: Result) -> None:
-        if result.canceled:
-            self.canceled += 1
-        if self.subscriptions.queue_waiters:
-            self.subscriptions.notify_queue()
-        if mutation.error is not None:
-            self.faults.settle(mutation, result)
-
-    def queue_ended(self) -> None:
-        self.subscriptions.notify_queue_end()
-        self.tell("queue_end", self.machine)
-
     def start_work(self, handler: Handler, event: EventOf[Any], context: int) -> None:
+        if self.text_log is not None:
+            self.text_log.write(LogLevel.OPS, "[handler] %s", handler.name)
         self.works.start(
             handler.name,
             context,
@@ -237,17 +205,10 @@ class Core:
         self.queue.tick = snapshot.queue_tick
         self.machine_tick = snapshot.machine_tick + 1
         self.contexts.cancel([i for i in ticked if (before[i] - snapshot.ticks[i]) % 2])
-        self.subscriptions.notify(ticked, None)
+        self.subscriptions.notify(ticked, None, None)
+        self.subscriptions.notify_queue()
         if ticked:
-            self.tell_change(before, Time(live.ticks))
-
-    def tell_change(self, before: Time, after: Time) -> None:
-        """Call `on_change`."""
-        if self.change_callback is not None:
-            try:
-                self.change_callback(self.machine, before, after)
-            except Exception as err:  # noqa: BLE001 - reported; it must not break the machine
-                self.faults.report("the on_change callback raised", err)
+            self.executor.tell_change(before, Time(live.ticks))
 
     def grow(self, new: Schema) -> None:
         """Take on a schema with more states; see `Machine.set_schema`."""
@@ -261,7 +222,7 @@ class Core:
         if problems:
             raise SchemaError(problems)
         self.registry.rebind(grown.names)
-        self.executor.planner = Planner(grown, self._make_resolver(grown), self.registry)
+        self.planner = self.executor.planner = Planner(grown, self._make_resolver(grown), self.registry)
         live.schema, live.index = grown, grown.index
         live.ticks += [0] * (len(grown) - len(old))
         live.standing = self.planner.active_set(live.standing.states)

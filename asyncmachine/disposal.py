@@ -14,6 +14,8 @@ from asyncmachine.actor import Actor
 from asyncmachine.contexts import MACHINE, Contexts
 from asyncmachine.errors import AsyncMachineError
 from asyncmachine.faults import Faults
+from asyncmachine.home import Home
+from asyncmachine.mutation import Result
 from asyncmachine.subscriptions import Subscriptions
 from asyncmachine.work import Works
 
@@ -28,14 +30,13 @@ class Host(Protocol):
     children: dict[Any, None]
     actor: Actor
     faults: Faults
+    home: Home
 
     @property
     def logger(self) -> logging.Logger: ...
 
     @property
     def is_idle(self) -> bool: ...
-
-    def loop_to_use(self) -> asyncio.AbstractEventLoop | None: ...
 
     def stop(self) -> None: ...
 
@@ -64,7 +65,7 @@ class Disposal:
         works: are waited for.
     """
 
-    __slots__ = ("_contexts", "_finished", "_host", "_not_awaited", "_subscriptions", "_task", "_works")
+    __slots__ = ("_contexts", "_host", "_not_awaited", "_subscriptions", "_task", "_works", "finished")
 
     def __init__(self, host: Host, subscriptions: Subscriptions, contexts: Contexts, works: Works) -> None:
         self._host = host
@@ -72,34 +73,32 @@ class Disposal:
         self._contexts = contexts
         self._works = works
         self._task: asyncio.Task[None] | None = None
-        self._finished = False
+        self.finished: bool = False
+        """True when all is done."""
         self._not_awaited: set[asyncio.Task[Any]] = set()
         """Work that asked for the disposal itself: it must not be waited for."""
 
-    @property
-    def begun(self) -> bool:
-        """True once someone asked for it."""
-        return self._finished or self._task is not None
-
     def begin(self) -> Awaitable[None]:
         """Start the disposal, if nobody has, and give something to wait for its end."""
-        loop = self._host.loop_to_use()
+        loop = self._host.home.loop_to_use()
         if loop is not None:
             caller = asyncio.current_task()
             if caller in self._works.tasks():
                 self._not_awaited.add(caller)
-        if self._finished:
+        if self.finished:
             return Done()
-        if self._task is None and loop is None:
-            if self._host.is_idle:
-                self._run_now()
-            else:
+        if loop is None and (self._task is None or self._task.get_loop().is_closed()):
+            if self._host.actor.busy:
                 self._host.actor.after_drain(self._run_now)
+            else:
+                self._run_now()
             return Done()
         if self._task is None:
             # Never eager, whatever the loop's factory does, and in no caller's context.
             name = f"{self._host.id}.disposal"
             self._task = asyncio.Task(self._run(), loop=loop, name=name, context=Context())
+            # Cancelled before its first step, it runs none of its code, not even `finally`.
+            self._task.add_done_callback(lambda _: self._finish())
         return asyncio.shield(self._task)
 
     async def wait(self) -> None:
@@ -121,6 +120,7 @@ class Disposal:
             await self._dispose_children()
             self._stop()
             if not host.is_idle:
+                host.actor.resume()
                 await asyncio.wait([self._subscriptions.queue_end()], timeout=host.dispose_timeout)
             host.close()
             self._contexts.cancel_states()
@@ -137,10 +137,15 @@ class Disposal:
 
     def _run_now(self) -> None:
         """Dispose a machine that has no loop: nothing it started can be running."""
-        if self._finished:
+        if self.finished:
             return
         for child in list(self._host.children):
-            child.dispose()
+            try:
+                child.dispose()
+            except AsyncMachineError as err:
+                self._not_disposed(child, err)
+        # What an interrupt or the end of a loop has left in the queue might never end.
+        self._host.actor.cancel_all(Result(1, "disposed"))
         self._stop()
         self._finish()
 
@@ -155,7 +160,10 @@ class Disposal:
             try:
                 await child.dispose()
             except AsyncMachineError as err:
-                self._host.faults.report(f"the submachine {child.id} could not be disposed", err)
+                self._not_disposed(child, err)
+
+    def _not_disposed(self, child: Any, err: AsyncMachineError) -> None:
+        self._host.faults.report(f"the submachine {child.id} could not be disposed", err)
 
     async def _join(self, timeout: float) -> None:
         """Wait until all work has ended, but not for the work that waits for this, and not for ever."""
@@ -171,10 +179,12 @@ class Disposal:
 
     def _finish(self) -> None:
         """Do what is left, however far the disposal came: it is over after this."""
+        if self.finished:
+            return
         self._host.close()
         self._contexts.cancel_states()
         self._contexts.cancel([MACHINE])
-        self._finished = True
+        self.finished = True
         self._subscriptions.dispose()
         self._host.say_goodbye()
         self._subscriptions.announce_disposal()

@@ -5,8 +5,11 @@ Each error says what is wrong, why, and how to mend it, and carries its data as 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any
+
+from typing_extensions import override
 
 __all__ = [
     "ArgsError",
@@ -25,6 +28,11 @@ __all__ = [
 class AsyncMachineError(Exception):
     """The base of every error the package raises itself."""
 
+    @override
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors travel between processes; what their classes are called with is not always what their text is.
+        return _remake, (type(self), self.args, self.__dict__)
+
 
 class SchemaError(AsyncMachineError, ValueError):
     """A schema that cannot work, with all of its problems at once.
@@ -37,7 +45,7 @@ class SchemaError(AsyncMachineError, ValueError):
     """
 
     def __init__(self, problems: Iterable[str]) -> None:
-        self.problems = tuple(problems)
+        self.problems: tuple[str, ...] = tuple(problems)
         super().__init__("; ".join(self.problems))
 
 
@@ -82,7 +90,15 @@ class SnapshotError(AsyncMachineError, ValueError):
     """A snapshot that does not fit the machine it is restored into."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Give `; did you mean 'Foo'?` for the names closest to `name`, or nothing."""
-    found = get_close_matches(name, list(known), n=2, cutoff=0.6)
+def _remake(kind: type[AsyncMachineError], args: tuple[Any, ...], attributes: Mapping[str, Any]) -> AsyncMachineError:
+    err = kind.__new__(kind, *args)
+    err.__dict__.update(attributes)
+    return err
+
+
+def did_you_mean(name: object, known: Iterable[object]) -> str:
+    """Give `; did you mean 'Foo'?` for the names closest to `name`, or nothing; what is no string is close to none."""
+    if not isinstance(name, str):
+        return ""
+    found = get_close_matches(name, [other for other in known if isinstance(other, str)], n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from asyncmachine.handlers import Handler
 from asyncmachine.mutation import ADD, ExceptionArgs, Mutation, Result, current
+from asyncmachine.plans import Planner
 from asyncmachine.schema import EXCEPTION
-from asyncmachine.transition import Planner, Transition
+from asyncmachine.transition import Transition
 
 __all__ = ["Faults"]
 
@@ -19,9 +20,7 @@ class Host(Protocol):
 
     machine: Any
     handler_timeout: float | None
-
-    @property
-    def planner(self) -> Planner: ...
+    planner: Planner
 
     @property
     def is_disposed(self) -> bool: ...
@@ -43,13 +42,15 @@ class Faults:
         host: the machine.
     """
 
-    __slots__ = ("_host", "callback", "count", "err")
+    __slots__ = ("_host", "_in_work", "callback", "count", "err")
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._in_work = False
+        """True while the error of a piece of work is made the machine's: what fails then has no caller either."""
         self.err: BaseException | None = None
         """The last one."""
-        self.count = 0
+        self.count: int = 0
         self.callback: Callable[[Any, BaseException], object] | None = None
         """Called with the machine at each error."""
 
@@ -71,7 +72,7 @@ class Faults:
             during = f"while this was handled:\n{first.traceback}" if first is not None else "in an error state"
             self.report(f"{error.handler} raised {during}", error.err)
             return
-        if self._host.raise_in_caller(error.err):
+        if not self._in_work and self._host.raise_in_caller(error.err):
             return
         self.note(error.err)
         mutation = Mutation(self._host.planner.requests.of(ADD, EXCEPTION), source=transition.as_source())
@@ -86,11 +87,15 @@ class Faults:
         self.note(err)
         cause = current.get()
         mutation = Mutation(self._host.planner.requests.of(ADD, EXCEPTION), source=cause.as_source() if cause else None)
-        mutation.error = ExceptionArgs(err, name)
+        origin = (cause.called_states, cause.states_before) if cause else ((), ())
+        mutation.error = ExceptionArgs(err, name, *origin)
+        outer, self._in_work = self._in_work, True
         try:
             self._host.submit(mutation)
-        except Exception as failure:  # noqa: BLE001 - with raise_errors, one that has no caller here
-            self.report(f"a handler raised while the error of {name} was handled", failure)
+        except Exception as failure:  # noqa: BLE001 - reported; here, too, there is no caller it could go to
+            self.report(f"the error of {name} could not be handled", failure)
+        finally:
+            self._in_work = outer
 
     def settle(self, mutation: Mutation, result: Result) -> None:
         """Log the error a mutation carries, if nobody has handled it."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial, partialmethod
+from itertools import chain, count
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 from typing_extensions import override
 
 from asyncmachine.errors import HandlerError, did_you_mean
 from asyncmachine.mutation import Mutation
+from asyncmachine.plans import Call, Lookup
 from asyncmachine.schema import ANY, SUFFIXES
 from asyncmachine.transition import Transition
 
@@ -42,15 +44,22 @@ M = TypeVar("M", bound=Forking)
 class EventOf(Generic[M]):
     """What a handler is given: which handler it is, on which machine, in which transition, with which args."""
 
-    __slots__ = ("name", "state", "transition")
+    __slots__ = ("_call", "transition")
 
-    def __init__(self, name: str, state: str, transition: Transition[Any]) -> None:
-        self.name = name
-        """The handler's name, such as "FooState"."""
-        self.state = state
-        """The state the handler is about; "Any" for the global ones."""
-        self.transition = transition
+    def __init__(self, call: Call, transition: Transition[Any]) -> None:
+        self._call = call
+        self.transition: Transition[Any] = transition
         """The transition the handler is called in."""
+
+    @property
+    def name(self) -> str:
+        """The handler's name, such as "FooState"."""
+        return self._call.name
+
+    @property
+    def state(self) -> str:
+        """The state the handler is about; "Any" for the global ones."""
+        return self._call.about
 
     @property
     def machine(self) -> M:
@@ -95,7 +104,14 @@ class EventOf(Generic[M]):
         return running and transition.is_accepted and not transition.is_completed
 
     def fork(self, fn: Callable[..., Any], *args: Any, delay: float = 0, limit: int | None = None) -> Any:
-        """Start work under the context of the handler's own state; see `Machine.fork`."""
+        """Start work under the context of the handler's own state; see `Machine.fork`.
+
+        >>> async def load(machine: am.Machine, path: str) -> None:
+        ...     machine.add1("Bar", {"text": await anyio.Path(path).read_text()})
+        >>> @mach.on.state("Foo")
+        ... def start(e: am.Event) -> None:
+        ...     e.fork(load, e.machine, e.args["path"])
+        """
         state = None if self.state == ANY else self.state
         return self.machine.fork(fn, *args, state=state, delay=delay, limit=limit)
 
@@ -133,11 +149,25 @@ class On:
         self._bind = bind
 
     def enter(self, *states: str) -> Callable[[F], F]:
-        """Mark a negotiation handler asked before the states are activated."""
+        """Mark a negotiation handler asked before the states are activated.
+
+        >>> @mach.on.enter("Foo")
+        ... def has_ticket(e: am.Event) -> bool:
+        ...     return "ticket" in e.args
+        >>> mach.add1("Foo").canceled, mach.add1("Foo", {"ticket": 7}).executed
+        (True, True)
+        """
         return self._marker([(state, "Enter") for state in states])
 
     def exit(self, *states: str) -> Callable[[F], F]:
-        """Mark a negotiation handler asked before the states are deactivated."""
+        """Mark a negotiation handler asked before the states are deactivated.
+
+        >>> @mach.on.exit("Foo")
+        ... def is_done(e: am.Event) -> bool:
+        ...     return e.machine.is1("Bar")
+        >>> mach.add1("Foo"), mach.remove1("Foo").canceled
+        (Result.EXECUTED, True)
+        """
         return self._marker([(state, "Exit") for state in states])
 
     def state(self, *states: str, limit: int | None = None) -> Callable[[F], F]:
@@ -146,21 +176,43 @@ class On:
         Args:
             states: names of states, or `Any`.
             limit: how many of an `async` handler's runs may be at work at once; more wait their turn.
+
+        >>> @mach.on.state("Foo")
+        ... def greet(e: am.Event) -> None:
+        ...     print(f"hello {e.args['name']}")
+        >>> mach.add1("Foo", {"name": "world"})
+        hello world
+        Result.EXECUTED
         """
         if limit is not None and limit < 1:
             raise HandlerError(f"limit is how many may run at once, 1 or more, not {limit}")
         return self._marker([(state, "State") for state in states], limit)
 
     def end(self, *states: str) -> Callable[[F], F]:
-        """Mark a final handler called when the states are deactivated."""
+        """Mark a final handler called when the states are deactivated.
+
+        >>> @mach.on.end("Foo", "Bar")
+        ... def say(e: am.Event) -> None:
+        ...     print(f"{e.state} is over")
+        >>> mach.add1("Foo"), mach.set("Baz")
+        Foo is over
+        (Result.EXECUTED, Result.EXECUTED)
+        """
         return self._marker([(state, "End") for state in states])
 
     def both(self, active: str, target: str) -> Callable[[F], F]:
-        """Mark a negotiation handler asked when one state is active and another is to be active; or one, to stay."""
+        """Mark a negotiation handler asked when one state is active and another is to be active; or one, to stay.
+
+        >>> @mach.on.both("Foo", "Bar")
+        ... def not_while_foo(e: am.Event) -> bool:
+        ...     return False
+        >>> mach.add1("Bar").executed, mach.set("Foo").executed, mach.add1("Bar").reason
+        (True, True, 'vetoed by FooBar of not_while_foo')
+        """
         return self._marker([(active, target)])
 
     def _marker(self, names: list[tuple[str, ...]], limit: int | None = None) -> Callable[[F], F]:
-        if not names:
+        if not names or not all(isinstance(name, str) for parts in names for name in parts):
             raise HandlerError('name the states of the handler: @am.on.enter("Foo")')
 
         def mark(fn: F) -> F:
@@ -174,12 +226,14 @@ def _note(mark: Mark, fn: Callable[..., object]) -> None:
     setattr(fn, _MARK, [*getattr(fn, _MARK, []), mark])
 
 
-on = On(_note)
+on: On = On(_note)
 """Marks methods as handlers; see `On`."""
 
 
 def is_async_callable(fn: Callable[..., object]) -> bool:
-    """Tell whether calling it makes a coroutine: an `async def`, or an object whose `__call__` is one."""
+    """Tell whether calling it makes a coroutine: an `async def`, an object whose `__call__` is one, a partial."""
+    while isinstance(fn, partial):
+        fn = fn.func
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
 
 
@@ -189,11 +243,11 @@ class Handler:
     __slots__ = ("binding", "fn", "is_async", "limit", "name")
 
     def __init__(self, name: str, fn: Callable[[Any], Any], binding: str, limit: int | None) -> None:
-        self.name = name
-        self.fn = fn
-        self.binding = binding
-        self.limit = limit
-        self.is_async = is_async_callable(fn)
+        self.name: str = name
+        self.fn: Callable[[Any], Any] = fn
+        self.binding: str = binding
+        self.limit: int | None = limit
+        self.is_async: bool = is_async_callable(fn)
 
     @override
     def __repr__(self) -> str:
@@ -202,12 +256,25 @@ class Handler:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """An object whose handlers are bound, with how to look for them."""
+    """An object whose handlers are bound, with how to look for them, and those that were found."""
 
     id: str
     target: object
     prefix: str
     strict: bool
+    handlers: tuple[Handler, ...] = ()
+
+    def searched(self, names: Sequence[str]) -> Binding:
+        """Give the binding with the handlers it has for these states; those it had already stay the same objects."""
+        found = list(_collect(self, {name: i for i, name in enumerate(names)}))
+        if not found and self.strict:
+            example = f"{names[0]}State(self, e)"
+            raise HandlerError(
+                f"{self.id} has no handler for any of the states; a handler is a method such as {example}"
+            )
+        # The limits of work are kept by handler, and must hold on.
+        known = ((new, [old for old in self.handlers if old.name == new.name and old.fn == new.fn]) for new in found)
+        return replace(self, handlers=tuple(olds[0] if olds else new for new, olds in known))
 
 
 class HandlerRegistry:
@@ -234,6 +301,10 @@ class HandlerRegistry:
         """Give the handlers bound to a name, plain and `async` apart, or None."""
         return self._table.get(name)
 
+    def reader(self) -> Lookup:
+        """Give a look-up of what is bound now: the tables are made anew, never changed."""
+        return self._table.get
+
     def pairs(self) -> Mapping[int, Mapping[int, str]]:
         """Give the names of bound state-state handlers: active state -> target state -> name."""
         return self._pairs
@@ -244,7 +315,7 @@ class HandlerRegistry:
             raise HandlerError(f"{target.__name__} is a class; bind an instance: {target.__name__}()")
         if id in self._bindings:
             raise HandlerError(f"handlers are bound under the id {id!r} already; detach them first")
-        binding = Binding(id or self._new_id(target), target, prefix, strict)
+        binding = Binding(id or self._new_id(target), target, prefix, strict).searched(self._names)
         self._rebuild([*self._bindings.values(), binding], self._names)
         return binding.id
 
@@ -256,31 +327,24 @@ class HandlerRegistry:
 
     def rebind(self, names: Iterable[str]) -> None:
         """Look all handlers up again, for a schema that has grown."""
-        self._rebuild(list(self._bindings.values()), tuple(names))
+        names = tuple(names)
+        self._rebuild([binding.searched(names) for binding in self._bindings.values()], names)
 
     def _new_id(self, target: object) -> str:
-        named = target.names[0] if isinstance(target, Marked) else type(target).__name__
-        taken = sum(id == named or id.startswith(f"{named}#") for id in self._bindings)
-        return f"{named}#{taken + 1}" if taken else named
+        named = getattr(target.fn, "__name__", "") if isinstance(target, Marked) else type(target).__name__
+        ids = chain([named], (f"{named}#{number}" for number in count(2)))
+        return next(id for id in ids if id not in self._bindings)
 
     def _rebuild(self, bindings: list[Binding], names: tuple[str, ...]) -> None:
-        """Make the tables anew; on a bad handler nothing changes."""
+        """Make the tables anew."""
         found: dict[str, list[Handler]] = {}
         pairs: dict[int, dict[int, str]] = {}
         index = {name: i for i, name in enumerate(names)}
-        for binding in bindings:
-            count = 0
-            for handler in _collect(binding, index):
-                count += 1
-                found.setdefault(handler.name, []).append(handler)
-                meaning = _meanings(handler.name, index)[0]
-                if meaning.target is not None and meaning.target != meaning.state:
-                    pairs.setdefault(index[meaning.state], {})[index[meaning.target]] = handler.name
-            if not count and binding.strict:
-                raise HandlerError(
-                    f"{binding.id} has no handler for any of the states; a handler is a method such as "
-                    f"{names[0]}State(self, e)"
-                )
+        for handler in chain.from_iterable(binding.handlers for binding in bindings):
+            found.setdefault(handler.name, []).append(handler)
+            meaning = _meanings(handler.name, index)[0]
+            if meaning.target is not None and meaning.target != meaning.state:
+                pairs.setdefault(index[meaning.state], {})[index[meaning.target]] = handler.name
         self._names, self._pairs = names, pairs
         self._bindings = {binding.id: binding for binding in bindings}
         self._table = {
@@ -324,22 +388,25 @@ def _collect(binding: Binding, index: Mapping[str, int]) -> Iterator[Handler]:
     """Find the handlers of a binding, and check each."""
     target, strict = binding.target, binding.strict
     if isinstance(target, Marked):
-        for name in target.names:
-            yield _checked(name, target.fn, binding, index, target.limit)
+        for name in dict.fromkeys(target.names):
+            yield _checked(name, target.fn, binding, index, target.limit, marked=True)
     elif isinstance(target, Mapping):
-        for name, fn in cast("Mapping[str, object]", target).items():
-            bare = name.removeprefix(binding.prefix)
-            if _meanings(bare, index) or strict:
+        for key, fn in cast("Mapping[object, object]", target).items():
+            if not isinstance(key, str):
+                raise HandlerError(f"{key!r} of {binding.id} is no name; name handlers as in {{'FooState': function}}")
+            bare = key.removeprefix(binding.prefix)
+            if key.startswith(binding.prefix) and (strict or _meanings(bare, index)):
                 yield _checked(bare, fn, binding, index, None)
     else:
         for attribute in _attributes(target):
             static = inspect.getattr_static(target, attribute)
-            for mark in getattr(getattr(static, "__func__", static), _MARK, ()):
-                for name in mark.handler_names():
-                    yield _checked(name, getattr(target, attribute), binding, index, mark.limit)
+            marked = _marked(static)
+            for name, limit in marked.items():
+                yield _checked(name, getattr(target, attribute), binding, index, limit, marked=True)
             bare = attribute.removeprefix(binding.prefix)
             named = attribute.startswith(binding.prefix) and bare[:1].isupper() and _is_method(static)
-            if named and (_meanings(bare, index) or (strict and _looks_like_handler(bare, index))):
+            meant = named and (_meanings(bare, index) or (strict and _looks_like_handler(bare, index)))
+            if meant and bare not in marked:
                 yield _checked(bare, getattr(target, attribute), binding, index, None)
 
 
@@ -350,8 +417,17 @@ def _attributes(target: object) -> Iterator[str]:
     return (name for name in dict.fromkeys(names) if not name.startswith("__"))
 
 
+def _marked(static: object) -> dict[str, int | None]:
+    """Give the handler names an attribute is marked with, once each, with their limits."""
+    # A mark may stand above or below @staticmethod and @classmethod.
+    marks: list[Mark] = [*getattr(getattr(static, "__func__", None), _MARK, ()), *getattr(static, _MARK, ())]
+    return {name: mark.limit for mark in marks for name in mark.handler_names()}
+
+
 def _is_method(static: object) -> bool:
-    return isinstance(static, staticmethod | classmethod) or (callable(static) and not isinstance(static, type))
+    if isinstance(static, staticmethod | classmethod | partialmethod):
+        return True
+    return callable(static) and not isinstance(static, type)
 
 
 def _looks_like_handler(name: str, index: Mapping[str, int]) -> bool:
@@ -361,15 +437,21 @@ def _looks_like_handler(name: str, index: Mapping[str, int]) -> bool:
     return any(name.startswith(state) and name != state for state in (*index, ANY))
 
 
-def _checked(name: str, fn: Any, binding: Binding, index: Mapping[str, int], limit: int | None) -> Handler:
+def _checked(
+    name: str, fn: Any, binding: Binding, index: Mapping[str, int], limit: int | None, *, marked: bool = False
+) -> Handler:
     where = f"{name} of {binding.id}"
     meanings = _meanings(name, index)
     if not meanings:
         known = [state + suffix for state in index for suffix in SUFFIXES]
+        known += [state + other for state in index if name.startswith(state) for other in index]
+        mend = "mark it with names of states" if marked else "rename it, or bind with strict=False"
         hint = did_you_mean(name, [*known, *GLOBAL])
-        raise HandlerError(f"{where} is no handler: it fits no state{hint}; rename it, or bind with strict=False")
+        raise HandlerError(f"{where} is no handler: it fits no state; {mend}{hint}")
     if len(meanings) > 1:
-        read = " and as ".join(f"{m.state}+{m.target or m.suffix}" for m in meanings)
+        read = " and as ".join(
+            f"the {m.suffix} handler of {m.state}" if m.suffix else f"{m.state}+{m.target}" for m in meanings
+        )
         raise HandlerError(f"{where} reads as {read}; rename a state so that only one is left")
     if not callable(fn):
         raise HandlerError(f"{where} must be a function that takes the event, not {fn!r}")

@@ -20,11 +20,12 @@ class Home:
         id: the machine's id, for errors.
     """
 
-    __slots__ = ("_id", "_loop", "_thread")
+    __slots__ = ("_id", "_loop", "thread")
 
     def __init__(self, id: str) -> None:
         self._id = id
-        self._thread = threading.get_ident()
+        self.thread: int = threading.get_ident()
+        """The thread that owns the machine."""
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -38,7 +39,7 @@ class Home:
         Raises:
             MachineThreadError: this is another thread.
         """
-        if threading.get_ident() == self._thread:
+        if threading.get_ident() == self.thread:
             return
         if self._loop is None and _running_loop() is not None:
             # Built in one thread for a loop that runs in another: this is the first loop it meets.
@@ -68,7 +69,7 @@ class Home:
                 f"the machine {self._id} is bound to another event loop than the running one; build a machine for "
                 "each loop, or use mach.threadsafe to reach this one"
             )
-        self._loop, self._thread = loop, threading.get_ident()
+        self._loop, self.thread = loop, threading.get_ident()
         return loop
 
     def loop_to_use(self) -> asyncio.AbstractEventLoop | None:
@@ -87,7 +88,7 @@ class Home:
         Raises:
             MachineLoopError: there is none to be posted to.
         """
-        if self._loop is None and threading.get_ident() == self._thread and _running_loop() is not None:
+        if self._loop is None and threading.get_ident() == self.thread and _running_loop() is not None:
             return self.bind_loop()
         if self._loop is None or self._loop.is_closed():
             state = "has no event loop yet" if self._loop is None else "was bound to a loop that is closed"

@@ -69,6 +69,8 @@ class TextLog(Tracer):
     def __init__(self, logger: logging.Logger, level: LogLevel, args: LogArgs | None) -> None:
         self._logger = logger
         self.level = level
+        if isinstance(args, str):
+            args = (args,)
         self._args = args if args is None or callable(args) else tuple(args)
 
     def write(self, level: LogLevel, message: str, *details: object) -> None:
@@ -84,7 +86,7 @@ class TextLog(Tracer):
     def mutation_queued(self, machine: MachineApi, mutation: Mutation) -> None:
         if machine.transition is not None:
             label = f"queue:{mutation.type}" if mutation.queue_tick else f"prepend:{mutation.type}"
-            self.write(LogLevel.OPS, "[%s] %s%s", label, " ".join(mutation.called), self._shown(mutation))
+            self.write(_ops(mutation), "[%s] %s%s", label, " ".join(mutation.called), self._shown(mutation))
 
     @override
     def transition_init(self, transition: Transition[Any]) -> None:
@@ -99,13 +101,13 @@ class TextLog(Tracer):
         source = mutation.source
         if source is not None:
             where = (source.machine_id, source.transition_id, source.machine_time)
-            self.write(LogLevel.OPS, "[source] %s/%s/%s", *where)
-        if self.level >= LogLevel.DECISIONS:
+            self.write(_ops(mutation), "[source] %s/%s/%s", *where)
+        if self.level >= max(LogLevel.DECISIONS, _ops(mutation)):
             self._write_relations(transition)
         plan = transition.plan
         if plan.missing and not plan.accepts(mutation):
             names = plan.planner.names
-            self.write(LogLevel.OPS, "[cancel:reject] %s", " ".join(names[i] for i in plan.missing))
+            self.write(_ops(mutation), "[cancel:reject] %s", " ".join(names[i] for i in plan.missing))
 
     def _write_relations(self, transition: Transition[Any]) -> None:
         for step in transition.steps:
@@ -135,7 +137,8 @@ class TextLog(Tracer):
     def transition_end(self, transition: Transition[Any]) -> None:
         if transition.is_accepted or transition.at is None:
             return  # what relations refused was said at the start
-        self.write(LogLevel.OPS, "[cancel] (%s) by %s", " ".join(transition.target_states), transition.at.name)
+        target, by = " ".join(transition.target_states), transition.at.name
+        self.write(_ops(transition.mutation), "[cancel] (%s) by %s", target, by)
         if transition.rolled_back:
             names = transition.plan.planner.names
             undone = " ".join(f"-{names[i]}" for i in transition.rolled_back)
@@ -154,6 +157,11 @@ class TextLog(Tracer):
         chosen = wanted(args) if callable(wanted) else {name: args[name] for name in wanted if name in args}
         shown = " ".join(f"{name}={_cut(str(value))}" for name, value in chosen.items())
         return f" ({shown})" if shown else ""
+
+
+def _ops(mutation: Mutation) -> LogLevel:
+    """Give the level at which a mutation's lines are written: those of checks come last."""
+    return LogLevel.EVERYTHING if mutation.is_check else LogLevel.OPS
 
 
 def _cut(text: str) -> str:

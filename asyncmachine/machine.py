@@ -6,6 +6,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
+from threading import get_ident
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -38,6 +39,12 @@ class Event(EventOf["Machine"]):
     """What a handler is given: which handler it is, on which machine, in which transition, with which args."""
 
     __slots__ = ()
+
+    @override
+    def fork(self, fn: Callable[..., Any], *args: Any, delay: float = 0, limit: int | None = None) -> Work:
+        """Start work under the context of the handler's own state; see `Machine.fork`."""
+        work: Work = super().fork(fn, *args, delay=delay, limit=limit)
+        return work
 
 
 class Machine(MachineApi):
@@ -99,14 +106,14 @@ class Machine(MachineApi):
         self._parent = parent
         self._tags = tuple(tags)
         self._log_args = log_args
-        self.on = On(self._bind_marked)
+        self.on: On = On(self._bind_marked)
         """Binds functions as handlers: `@mach.on.state("Foo")`."""
         self.log_level = LogLevel.of(log_level)
         several = isinstance(handlers, list | tuple)
         for target in cast("Sequence[object]", handlers) if several else () if handlers is None else (handlers,):
             self.bind_handlers(target)
-        inherited = [tracer for tracer in parent.tracers if tracer.inheritable()] if parent is not None else []
-        for tracer in dict.fromkeys([*inherited, *tracers]):
+        watching = None if parent is None else parent._core.executor.tracers
+        for tracer in dict.fromkeys([*(() if watching is None else watching.inheritable()), *tracers]):
             self.bind_tracer(tracer)
         core.tell("machine_init", self)
         if parent is not None:
@@ -138,7 +145,7 @@ class Machine(MachineApi):
     @property
     def children(self) -> tuple[Machine, ...]:
         """The machines built with this one as their parent and not disposed yet."""
-        return tuple(self._core.children)  # type: ignore[arg-type]
+        return cast("tuple[Machine, ...]", tuple(self._core.children))
 
     @property
     @override
@@ -190,7 +197,7 @@ class Machine(MachineApi):
             work=len(core.works),
             children=len(core.children),
             transitions=core.executor.count,
-            canceled=core.canceled,
+            canceled=core.actor.canceled,
             errors=core.faults.count,
         )
 
@@ -211,11 +218,16 @@ class Machine(MachineApi):
         check: bool = False,
     ) -> Result:
         core = self._core
-        core.home.check_thread()
+        if get_ident() != core.home.thread:
+            core.home.check_thread()
         if self._live.closed:
             return DISPOSED
-        request = core.planner.requests.of(type_, states)
-        return core.ask(Mutation(request, check_args(args), source, is_check=check))
+        requests = core.planner.requests
+        request = requests.known.get((type_, states)) if isinstance(states, str) else None
+        mutation = Mutation(request or requests.of(type_, states), None if args is None else check_args(args), source)
+        if check:
+            mutation.is_check = True
+        return core.ask(mutation)
 
     @override
     def _add_error(
@@ -224,6 +236,7 @@ class Machine(MachineApi):
         core = self._core
         core.home.check_thread()
         if self._live.closed:
+            core.faults.report("an error was added after the machine was disposed", err)
             return DISPOSED
         mutation = Mutation(core.planner.requests.of(ADD, states), check_args(args), source)
         mutation.error = ExceptionArgs(err)
@@ -306,7 +319,7 @@ class Machine(MachineApi):
 
     @override
     def bind_tracer(self, tracer: Tracer) -> None:
-        """Have a tracer watch the machine, from the next transition on.
+        """Have a tracer watch the machine, from now on.
 
         >>> watcher = am.Tracer()
         >>> mach.bind_tracer(watcher)
@@ -317,7 +330,14 @@ class Machine(MachineApi):
 
     @override
     def detach_tracer(self, tracer: Tracer) -> None:
-        """Have a tracer watch the machine no longer. One that does not watch it is no error."""
+        """Have a tracer watch the machine no longer. One that does not watch it is no error.
+
+        >>> watcher = am.Tracer()
+        >>> mach.bind_tracer(watcher)
+        >>> mach.detach_tracer(watcher)
+        >>> mach.tracers
+        ()
+        """
         self._core.set_tracers([bound for bound in self._core.tracers if bound is not tracer])
 
     @property
@@ -361,14 +381,19 @@ class Machine(MachineApi):
 
         >>> mach.on_change(lambda machine, before, after: print(after.diff_since(before)))
         >>> mach.add1("Bar")
-        Time(0, 1, 0, 0)
+        0 1 0 0
         Result.EXECUTED
         """
-        self._core.change_callback = callback
+        self._core.executor.callback = callback
 
     @override
     def on_dispose(self, callback: Callable[[Machine], object]) -> None:
-        """Have `callback(mach)` called when the machine is disposed, after its work has ended."""
+        """Have `callback(mach)` called when the machine is disposed, after its work has ended.
+
+        >>> with am.Machine({"Foo": {}}, id="door") as door:
+        ...     door.on_dispose(lambda machine: print(f"{machine.id} is gone"))
+        door is gone
+        """
         self._core.dispose_callbacks.append(callback)
 
     @override
@@ -399,7 +424,13 @@ class Machine(MachineApi):
     def add_breakpoint1(
         self, added: str = "", removed: str = "", *, strict: bool = False, action: Callable[[], object] | None = None
     ) -> None:
-        """Log the stack of whoever asks for one state; see `add_breakpoint`."""
+        """Log the stack of whoever asks for one state; see `add_breakpoint`.
+
+        >>> mach.add_breakpoint1("Foo", action=lambda: print("who was it?"))
+        >>> mach.add1("Foo")
+        who was it?
+        Result.EXECUTED
+        """
         self.add_breakpoint(added or (), removed or (), strict=strict, action=action)
 
     # Waiting, contexts, work.
@@ -425,7 +456,7 @@ class Machine(MachineApi):
         True
         """
         position = self.index1(state)
-        self._core.bind_loop()
+        self._core.home.bind_loop()
         scope = anyio.CancelScope()
         if self._live.closed:
             scope.cancel()
@@ -467,7 +498,7 @@ class Machine(MachineApi):
             raise HandlerError(f"limit is how many may run at once, 1 or more, not {limit}")
         position = MACHINE if state is None else self.index1(state)
         if self._live.closed:
-            self._core.bind_loop()
+            self._core.home.bind_loop()
             return Work.ended(name)
         call = partial(as_coroutine_function(fn), *args)
         return self._core.works.start(name, position, call, delay=delay, limit=limit, key=(position, limit_key(fn)))
@@ -481,7 +512,9 @@ class Machine(MachineApi):
         >>> am.Machine({"Foo": {}}, id="door").export().ticks
         (0, 0)
         """
-        active, names = self.active_states(), self.state_names
+        names = self.state_names
+        # Unlike `active_states`, this tells the last ones of a disposed machine, which its ticks still show.
+        active = tuple([names[i] for i in self._live.standing.states])
         return Snapshot(self.id, names, tuple(self._live.ticks), active, self._queue.tick, self.machine_tick)
 
     def restore(self, snapshot: Snapshot | Mapping[str, Any]) -> None:
@@ -504,6 +537,8 @@ class Machine(MachineApi):
         2
         """
         self._core.refuse_if_busy("restore")
+        if self._live.closed:
+            return
         self._core.restore(snapshot if isinstance(snapshot, Snapshot) else Snapshot.from_dict(snapshot))
         if self.has1("MachineRestored"):
             self.add1("MachineRestored")
@@ -549,7 +584,7 @@ class Machine(MachineApi):
         return self._core.disposal.begin()
 
     def __enter__(self) -> Self:
-        if self._core.loop_to_use() is not None:
+        if self._core.home.loop_to_use() is not None:
             raise MachineLoopError("a loop is running: write `async with`, so that the end can be waited for")
         return self
 
@@ -559,7 +594,7 @@ class Machine(MachineApi):
         self.dispose()
 
     async def __aenter__(self) -> Self:
-        self._core.bind_loop()
+        self._core.home.bind_loop()
         return self
 
     async def __aexit__(

@@ -103,7 +103,7 @@ class MutationApi(ABC):
         >>> mach.toggle1("Foo"), str(mach)
         (Result.EXECUTED, '(Foo:1)')
         """
-        return self.toggle((state,), args, source=source)
+        return self._mutate(REMOVE if self.is_(state) else ADD, state, args, source)
 
     def add_err(self, err: BaseException | None, args: Args | None = None, *, source: Source | None = None) -> Result:
         """Add the state `Exception` with an error, which `err` gives from now on.
@@ -127,7 +127,7 @@ class MutationApi(ABC):
         if err is None or isinstance(err, asyncio.CancelledError):
             return Result(1, "no error was given")
         if not isinstance(err, BaseException):
-            raise ArgsError(f"an error is an instance of an exception class, not {err!r}; write ValueError({err!r})")
+            raise ArgsError(f"an error is an instance of an exception class, not {err!r}; write {_as_error(err)}")
         return self._add_error(tuple(dict.fromkeys((state, EXCEPTION))), err, args, source)
 
     def can_add(self, states: States, args: Args | None = None, *more: str, source: Source | None = None) -> Result:
@@ -163,10 +163,15 @@ class MutationApi(ABC):
         return self._mutate(REMOVE, state, args, source, check=True)
 
 
+def _as_error(value: object) -> str:
+    return f"{value.__name__}(...)" if isinstance(value, type) else f"ValueError({value!r})"
+
+
 def _split(states: States, args: Args | None, more: tuple[str, ...]) -> tuple[States, Args | None]:
     """Tell names from args where several names are given one by one: `add("Foo", "Bar")`."""
     if isinstance(args, str):
         return ((states, args, *more) if isinstance(states, str) else (*states, args, *more)), None
     if more:
-        raise ArgsError(f"names after args mean nothing; write {[states, *more]!r} as one list, and then the args")
+        names = [*((states,) if isinstance(states, str) else states), *more]
+        raise ArgsError(f"names after args mean nothing; write {names!r} as one list, and then the args")
     return states, args

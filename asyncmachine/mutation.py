@@ -10,7 +10,7 @@ from contextvars import Context, ContextVar
 from enum import StrEnum
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
 from typing_extensions import override
 
@@ -50,12 +50,14 @@ class MutationType(StrEnum):
     REMOVE = "remove"
     SET = "set"
 
+    # Members are keys on the way of every mutation; Enum's own hash is Python code.
+    __hash__ = str.__hash__
+
 
 ADD, REMOVE, SET = MutationType.ADD, MutationType.REMOVE, MutationType.SET
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """The transition that caused a mutation.
 
     Args:
@@ -71,6 +73,12 @@ class Source:
 
 class Cause(Protocol):
     """What travels in `current`: something that can say where it comes from."""
+
+    @property
+    def called_states(self) -> tuple[str, ...]: ...
+
+    @property
+    def states_before(self) -> tuple[str, ...]: ...
 
     def as_source(self) -> Source: ...
 
@@ -112,16 +120,18 @@ class Request:
     Requests are compared by identity: a machine keeps one object for each type and list of states.
     """
 
-    __slots__ = ("calls_exception", "is_health", "mask", "multi", "names", "states", "type")
+    __slots__ = ("calls_exception", "is_health", "key", "mask", "multi", "names", "states", "type")
 
     def __init__(self, type_: MutationType, names: tuple[str, ...], schema: Schema) -> None:
-        self.type = type_
-        self.names = names
-        self.states = tuple(schema.index[name] for name in names)
-        self.mask = sum(1 << i for i in self.states)
-        self.multi = any(schema[name].multi for name in names)
-        self.is_health = len(names) == 1 and names[0] in HEALTH
-        self.calls_exception = EXCEPTION in names
+        self.type: MutationType = type_
+        self.names: tuple[str, ...] = names
+        self.states: tuple[int, ...] = tuple(schema.index[name] for name in names)
+        self.mask: int = sum(1 << i for i in self.states)
+        self.key: tuple[MutationType, int] = (type_, self.mask)
+        """Equal for requests of the same type and the same set of states."""
+        self.multi: bool = any(schema[name].multi for name in names)
+        self.is_health: bool = len(names) == 1 and names[0] in HEALTH
+        self.calls_exception: bool = EXCEPTION in names
 
 
 class Requests:
@@ -129,15 +139,16 @@ class Requests:
 
     Args:
         schema: whose states are asked for.
-        bound: how many requests are kept; beyond it, all are forgotten and collected anew.
+        bound: how many requests are kept of each type; beyond it, they are forgotten and collected anew.
     """
 
-    __slots__ = ("_bound", "_known", "_schema")
+    __slots__ = ("_bound", "_schema", "known")
 
     def __init__(self, schema: Schema, bound: int = 4096) -> None:
         self._schema = schema
         self._bound = bound
-        self._known: dict[tuple[MutationType, str | tuple[str, ...]], Request] = {}
+        self.known: dict[tuple[MutationType, str | tuple[str, ...]], Request] = {}
+        """By type, and a name or a tuple of names as they were given."""
 
     def of(self, type_: MutationType, states: str | Iterable[str]) -> Request:
         """Give the request for one state or several.
@@ -145,18 +156,18 @@ class Requests:
         Raises:
             UnknownStateError: the schema has no such state.
         """
-        key = (type_, states if isinstance(states, str) else tuple(states))
-        request = self._known.get(key)
+        given = states if isinstance(states, str) else tuple(states)
+        request = self.known.get((type_, given))
         if request is None:
-            names = tuple(dict.fromkeys((key[1],) if isinstance(key[1], str) else key[1]))
+            names = tuple(dict.fromkeys((given,) if isinstance(given, str) else given))
             for name in names:
                 if name not in self._schema.index:
                     raise UnknownStateError(name, self._schema.names)
             # A request is its own key to plans, so the same states named in two ways should be one object.
-            request = self._known.get((type_, names)) or Request(type_, names, self._schema)
-            if len(self._known) >= self._bound:
-                self._known.clear()
-            self._known[key] = self._known[type_, names] = request
+            request = self.known.get((type_, names)) or Request(type_, names, self._schema)
+            if len(self.known) >= self._bound:
+                self.known.clear()
+            self.known[type_, given] = self.known[type_, names] = request
         return request
 
 
@@ -176,24 +187,16 @@ class Mutation:
         "source",
     )
 
-    def __init__(
-        self,
-        request: Request,
-        payload: Args | None = None,
-        source: Source | None = None,
-        *,
-        is_auto: bool = False,
-        is_check: bool = False,
-    ) -> None:
-        self.request = request
-        self.payload = payload
-        self.source = source
+    def __init__(self, request: Request, payload: Args | None = None, source: Source | None = None) -> None:
+        self.request: Request = request
+        self.payload: Args | None = payload
+        self.source: Source | None = source
         """The transition this was made from, or None."""
-        self.is_auto = is_auto
+        self.is_auto: bool = False
         """True for the addition of auto states that follows a transition."""
-        self.is_check = is_check
+        self.is_check: bool = False
         """True for `can_add` and `can_remove`, which change nothing."""
-        self.queue_tick = 0
+        self.queue_tick: int = 0
         """The queue tick at which it runs; 0 for one that was prepended."""
         self.error: ExceptionArgs | None = None
         self.context: Context | None = None
@@ -223,6 +226,13 @@ class Mutation:
 
         Raises:
             ArgsError: the mutation carries no instance of it.
+
+        >>> @mach.on.state("Exception")
+        ... def tell(e: am.Event) -> None:
+        ...     print(repr(e.mutation.arg(am.ExceptionArgs).err))
+        >>> mach.add_err(ValueError("no fuel"))
+        ValueError('no fuel')
+        Result.EXECUTED
         """
         for given in (self.payload, self.error):
             if isinstance(given, kind):
@@ -236,9 +246,10 @@ class Mutation:
     def finish(self, result: Result) -> None:
         """Keep the final result and tell whoever waits for it."""
         self.outcome = result
-        callbacks, self.on_done = self.on_done, None
-        for callback in callbacks or ():
-            callback(result)
+        if self.on_done is not None:
+            callbacks, self.on_done = self.on_done, None
+            for callback in callbacks:
+                callback(result)
 
     def when_done(self, callback: Callable[[Result], object]) -> None:
         """Have the final result told to `callback` once it is known."""
@@ -331,12 +342,11 @@ class Result:
         mutation = self._mutation
         if mutation is None or self._futures is None:
             return self
-        if mutation.outcome is None:
-            future = self._futures.new_future()
-            mutation.when_done(partial(_tell, future))
-            yield from future
-        # A canceled await raises above, so the mutation is done here.
-        return mutation.outcome or self
+        if mutation.outcome is not None:
+            return mutation.outcome
+        future: asyncio.Future[Result] = self._futures.new_future()
+        mutation.when_done(partial(_tell, future))
+        return (yield from future)
 
     @override
     def __eq__(self, other: object) -> bool:
@@ -380,7 +390,10 @@ Result.CANCELED = Result(1)
 
 def field_names(kind: type) -> Iterable[str] | None:
     """Give the names of the fields of a dataclass, attrs, msgspec or pydantic class, or None for any other."""
-    for attribute in ("__dataclass_fields__", "__struct_fields__", "model_fields"):
+    if hasattr(kind, "__dataclass_fields__"):
+        # Class variables and what is for `__init__` alone are no fields.
+        return [field.name for field in dataclasses.fields(cast("Any", kind))]
+    for attribute in ("__struct_fields__", "model_fields"):
         found: Iterable[str] | None = getattr(kind, attribute, None)
         if found is not None:
             return tuple(found)

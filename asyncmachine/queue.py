@@ -6,7 +6,7 @@ the tick it will run at. Prepended ones (checks, auto states, errors of handlers
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
@@ -24,21 +24,22 @@ class Queue:
         limit: how many may wait before more are refused; one that adds `Exception` may wait beyond it.
     """
 
-    __slots__ = ("_bare", "_items", "_ticking", "limit", "tick")
+    __slots__ = ("_bare", "_ticking", "items", "limit", "tick")
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.tick = 1
-        self._items: deque[Mutation] = deque()
+        self.limit: int = limit
+        self.tick: int = 1
+        self.items: deque[Mutation] = deque()
+        """What waits, the next one first."""
         self._ticking = 0
         # How many waiting mutations without args there are of each type and set of states, for `has_equal`.
-        self._bare: Counter[tuple[MutationType, int]] = Counter()
+        self._bare: dict[tuple[MutationType, int], int] = {}
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.items)
 
     def __iter__(self) -> Iterator[Mutation]:
-        return iter(self._items)
+        return iter(self.items)
 
     @property
     def next_tick(self) -> int:
@@ -47,36 +48,37 @@ class Queue:
 
     def is_full(self, request: Request) -> bool:
         """Tell whether a mutation of this kind must be refused."""
-        return len(self._items) >= self.limit + request.calls_exception
+        return len(self.items) >= self.limit + request.calls_exception
 
     def has_equal(self, request: Request) -> bool:
         """Tell whether a mutation without args, of this type and these states, waits already."""
-        return (request.type, request.mask) in self._bare
+        return request.key in self._bare
 
     def append(self, mutation: Mutation) -> None:
         """Put a mutation at the end and give it its tick."""
         mutation.queue_tick = self.next_tick
         self._ticking += 1
-        self._items.append(mutation)
+        self.items.append(mutation)
         self._note(mutation)
 
     def prepend(self, mutation: Mutation) -> None:
         """Put a mutation at the head; it runs next."""
-        self._items.appendleft(mutation)
+        self.items.appendleft(mutation)
         self._note(mutation)
 
     def take(self) -> Mutation:
         """Take the mutation off that runs next."""
-        mutation = self._items.popleft()
+        mutation = self.items.popleft()
         if mutation.queue_tick:
             self._ticking -= 1
             self.tick += 1
-        if _is_bare(mutation):
-            key = (mutation.request.type, mutation.request.mask)
-            if self._bare[key] == 1:
-                del self._bare[key]
+        if mutation.payload is None and mutation.error is None and not mutation.is_check:
+            key = mutation.request.key
+            left = self._bare[key] - 1
+            if left:
+                self._bare[key] = left
             else:
-                self._bare[key] -= 1
+                del self._bare[key]
         return mutation
 
     def find(
@@ -101,7 +103,7 @@ class Queue:
             check: checks instead of mutations.
             position: only the one that runs "first" or "last".
         """
-        items = list(self._items)
+        items = list(self.items)
         if position is not None:
             items = items[:1] if position == "first" else items[-1:]
         for mutation in items:
@@ -110,15 +112,12 @@ class Queue:
                 request.type is type_
                 and mutation.is_check == check
                 and mutation.queue_tick >= min_tick
-                and not (without_args and mutation.payload is not None)
+                and not (without_args and (mutation.payload is not None or mutation.error is not None))
                 and (request.mask == mask if strict else request.mask & mask == mask)
             ):
                 yield mutation
 
     def _note(self, mutation: Mutation) -> None:
-        if _is_bare(mutation):
-            self._bare[mutation.request.type, mutation.request.mask] += 1
-
-
-def _is_bare(mutation: Mutation) -> bool:
-    return mutation.payload is None and mutation.error is None and not mutation.is_check
+        if mutation.payload is None and mutation.error is None and not mutation.is_check:
+            key = mutation.request.key
+            self._bare[key] = self._bare.get(key, 0) + 1

@@ -10,9 +10,9 @@ from typing_extensions import override
 from asyncmachine.clock import Clock, Time
 from asyncmachine.errors import UnknownStateError
 from asyncmachine.mutation import ADD, REMOVE, SET, Mutation, MutationType
+from asyncmachine.plans import Live
 from asyncmachine.queue import Position, Queue
 from asyncmachine.schema import EXCEPTION, Schema
-from asyncmachine.transition import Live
 
 __all__ = ["ReadApi", "flatten"]
 
@@ -37,7 +37,8 @@ class ReadApi(ABC):
 
     @property
     @abstractmethod
-    def err(self) -> BaseException | None: ...
+    def err(self) -> BaseException | None:
+        """The last error, also after `Exception` was removed; None if there was none."""
 
     def is_(self, *states: str | Iterable[str]) -> bool:
         """Tell whether all of the states are active.
@@ -55,7 +56,10 @@ class ReadApi(ABC):
         False
         """
         live = self._live
-        return not live.closed and live.ticks[self.index1(state)] % 2 == 1
+        position = live.index.get(state)
+        if position is None:
+            position = self.index1(state)
+        return live.ticks[position] % 2 == 1 and not live.closed
 
     def not_(self, *states: str | Iterable[str]) -> bool:
         """Tell whether none of the states is active.
@@ -266,7 +270,7 @@ class ReadApi(ABC):
         if live.closed:
             return ()
         if states is not None:
-            return tuple([state for state in states if self.is1(state)])
+            return tuple([state for state in flatten((states,)) if self.is1(state)])
         return tuple([live.schema.names[i] for i in live.standing.states])
 
     def tick(self, state: str) -> int:
@@ -283,7 +287,8 @@ class ReadApi(ABC):
         >>> mach.clock(["Foo"])
         Clock({'Foo': 0})
         """
-        return Clock((state, self.tick(state)) for state in (self.state_names if states is None else states))
+        names = self.state_names if states is None else flatten((states,))
+        return Clock((state, self.tick(state)) for state in names)
 
     def time(self, states: Iterable[str] | None = None) -> Time:
         """Give the ticks of all states in the order of the schema, or of these in theirs.
@@ -291,7 +296,7 @@ class ReadApi(ABC):
         >>> mach.time(["Foo", "Bar"])
         Time(0, 0)
         """
-        return Time(self._live.ticks if states is None else [self.tick(state) for state in states])
+        return Time(self._live.ticks if states is None else [self.tick(state) for state in flatten((states,))])
 
     @property
     def queue_tick(self) -> int:
@@ -354,7 +359,7 @@ class ReadApi(ABC):
             |Tick     0
         """
         lines: list[str] = []
-        for name in self.state_names if states is None else states:
+        for name in self.state_names if states is None else flatten((states,)):
             tick = self.tick(name)
             lines += [f"{tick % 2} {name}", f"    |Tick     {tick}"]
             for key, value in self.schema[name].to_dict().items():

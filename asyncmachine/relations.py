@@ -85,6 +85,10 @@ class RelationsResolver:
 
         self._adds = [positions(value.add) for value in states]
         self._requires = [positions(value.require) for value in states]
+        self._required_by: list[list[int]] = [[] for _ in states]
+        for i, required in enumerate(self._requires):
+            for j in required:
+                self._required_by[j].append(i)
         self._missing_bits = [_bits(required) for required in self._requires]
         self._removes = [_bits(positions(value.remove)) for value in states]
         self._removed_by = [0] * len(states)
@@ -106,7 +110,12 @@ class RelationsResolver:
         admitted: int | None = None,
         steps: list[RelationStep] | None = None,
     ) -> tuple[int, ...]:
-        """Give the target of a mutation; see `Resolver.resolve`."""
+        """Give the target of a mutation; see `Resolver.resolve`.
+
+        >>> schema = am.Schema({"Foo": {}, "Bar": {"remove": ["Foo"]}})
+        >>> am.RelationsResolver(schema).resolve(am.MutationType.ADD, [1], [0])
+        (1,)
+        """
         before = _bits(active)
         asked = _bits(called)
         removing = type_ is REMOVE
@@ -134,13 +143,23 @@ class RelationsResolver:
         return tuple(self._consistent(self._with_requires(listed, steps), called_bits, steps))
 
     def order(self, states: Sequence[int]) -> tuple[int, ...]:
-        """Give the states sorted by Require, then by After; both sorts are stable."""
+        """Give the states sorted by Require, then by After; both sorts are stable.
+
+        >>> schema = am.Schema({"Foo": {"after": ["Bar"]}, "Bar": {}})
+        >>> am.RelationsResolver(schema).order([0, 1])
+        (1, 0)
+        """
         rank = self._rank
         ordered = list(states) if rank is None else sorted(states, key=rank.__getitem__)
         return tuple(self._sorted_after(ordered) if self._ordered_after else ordered)
 
     def auto(self, active: Sequence[int]) -> tuple[int, ...]:
-        """Give the inactive auto states that no active state removes, in schema order."""
+        """Give the inactive auto states that no active state removes, in schema order.
+
+        >>> schema = am.Schema({"Foo": {"auto": True}, "Bar": {"auto": True}, "Baz": {"remove": ["Bar"]}})
+        >>> am.RelationsResolver(schema).auto([2])
+        (0,)
+        """
         if not self._autos:
             return ()
         now = _bits(active)
@@ -165,15 +184,20 @@ class RelationsResolver:
 
     def _with_requires(self, listed: list[int], steps: list[RelationStep] | None) -> list[int]:
         """Drop states with a missing Require until none is left."""
-        while True:
-            has = _bits(listed)
-            kept = [i for i in listed if not self._missing_bits[i] & ~has]
-            if len(kept) == len(listed):
-                return kept
+        has = _bits(listed)
+        leaving = [i for i in listed if self._missing_bits[i] & ~has]
+        if not leaving:
+            return listed
+        place = {i: at for at, i in enumerate(listed)}
+        while leaving:
             if steps is not None:
-                for i in listed:
+                for i in leaving:
                     steps += [RelationStep("require", i, j) for j in self._requires[i] if not has >> j & 1]
-            listed = kept
+            has &= ~_bits(leaving)
+            # Only those that required one of them can be next, so a long chain falls in one walk along it.
+            bereft = {i for j in leaving for i in self._required_by[j] if has >> i & 1}
+            leaving = sorted(bereft, key=place.__getitem__)
+        return [i for i in listed if has >> i & 1]
 
     def _without_blocked(self, listed: list[int], steps: list[RelationStep] | None) -> list[int]:
         """Drop, from the end, states removed by one that is not blocked itself; the rest comes in reversed order."""

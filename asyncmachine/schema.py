@@ -10,6 +10,7 @@ import inspect
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, ClassVar, Self, TypeAlias, TypedDict, cast
 
 from typing_extensions import override
@@ -125,6 +126,9 @@ def _unique(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((names,) if isinstance(names, str) else names))
 
 
+_DEFAULT_EXCEPTION = State(multi=True)
+
+
 class Schema(Mapping[str, State]):
     """The states of a machine in order, frozen and checked; a mapping of name to `State`.
 
@@ -152,8 +156,10 @@ class Schema(Mapping[str, State]):
     ) -> None:
         problems: list[str] = []
         read = {name: _read(name, value, problems) for name, value in states.items()}
-        read.setdefault(EXCEPTION, State(multi=True))
-        self.groups: Mapping[str, tuple[str, ...]] = {name: _unique(of) for name, of in (groups or {}).items()}
+        read.setdefault(EXCEPTION, _DEFAULT_EXCEPTION)
+        self.groups: Mapping[str, tuple[str, ...]] = {
+            name: _read_names(f"the group {name}", of, problems) for name, of in (groups or {}).items()
+        }
         self._states = {name: _normal(name, value) for name, value in read.items()}
         self.names: tuple[str, ...] = tuple(self._states)
         self.index: Mapping[str, int] = {name: i for i, name in enumerate(self.names)}
@@ -165,14 +171,19 @@ class Schema(Mapping[str, State]):
     def of(cls, schema: SchemaLike) -> Schema:
         """Read a schema in any of its notations: a `States` class, a `Schema`, or a mapping.
 
+        Raises:
+            SchemaError: it is none of them, or it cannot work.
+
         >>> am.Schema.of({"Foo": {}})["Foo"]
         State()
         """
         if isinstance(schema, Schema):
             return schema
-        if isinstance(schema, type):
+        if isinstance(schema, type) and issubclass(schema, States):
             return schema.schema()
-        return cls(schema)
+        if isinstance(schema, Mapping):
+            return cls(schema)
+        raise SchemaError([f"{schema!r} is no schema; write a subclass of am.States, an am.Schema, or a mapping"])
 
     def merge(self, *others: SchemaLike) -> Schema:
         """Give a schema with the states and groups of the others added; a later state replaces one of its name.
@@ -187,7 +198,11 @@ class Schema(Mapping[str, State]):
                 groups.update(other.groups)
             elif isinstance(other, type):
                 groups.update(other.groups())
-            states.update(other.states() if isinstance(other, type) else other)
+            more: dict[str, State | StateDict] = dict(other.states() if isinstance(other, type) else other)
+            if isinstance(other, Schema) and other[EXCEPTION] == _DEFAULT_EXCEPTION:
+                # Every schema has this one; it must not undo what another says about `Exception`.
+                more.pop(EXCEPTION)
+            states.update(more)
         return Schema(states, groups)
 
     def filter_by_tag(self, tag: str) -> tuple[str, ...]:
@@ -222,9 +237,12 @@ class Schema(Mapping[str, State]):
         except ValueError as err:
             raise SchemaError([f"the text is not JSON: {err}"]) from None
         read = cast("Mapping[str, Any]", data if isinstance(data, Mapping) else {})
-        if not isinstance(read.get("states"), Mapping):
+        states, groups = read.get("states"), read.get("groups", cast("object", {}))
+        if not isinstance(states, Mapping):
             raise SchemaError(['the JSON has no "states" object; write schemas with Schema.to_json()'])
-        return cls(read["states"], read.get("groups"))
+        if not isinstance(groups, Mapping):
+            raise SchemaError([f'"groups" in the JSON is {groups!r}; write an object of names and lists of states'])
+        return cls(cast("Mapping[str, Any]", states), cast("Mapping[str, Any]", groups))
 
     @override
     def __getitem__(self, name: str) -> State:
@@ -262,7 +280,20 @@ def _read(name: str, value: object, problems: list[str]) -> State:
     known, given = [*RELATIONS, "auto", "multi", "tags"], cast("Mapping[str, Any]", value)
     unknown = [key for key in given if key not in known]
     problems += [f"{name} has the unknown property {key!r}{did_you_mean(str(key), known)}" for key in unknown]
-    return State(**{key: of for key, of in given.items() if key in known})
+    options: dict[str, Any] = {
+        key: of if key in {"auto", "multi"} else _read_names(f"{key!r} of {name}", of, problems)
+        for key, of in given.items()
+        if key in known
+    }
+    return State(**options)
+
+
+def _read_names(what: str, names: Any, problems: list[str]) -> tuple[str, ...]:
+    try:
+        return _unique(names)
+    except TypeError:
+        problems.append(f"{what} is {names!r}; write a list of names")
+        return ()
 
 
 def _normal(name: str, value: State) -> State:
@@ -280,7 +311,7 @@ def _problems(states: Mapping[str, State], groups: Mapping[str, tuple[str, ...]]
         for relation in RELATIONS:
             for other in getattr(value, relation):
                 if other not in states:
-                    hint = did_you_mean(other, states) if isinstance(other, str) else ""
+                    hint = did_you_mean(other, states)
                     yield f"{name} {_VERBS[relation]} {other!r}, which is no state of the schema{hint}"
         for other in value.require:
             if other in value.remove:
@@ -328,6 +359,9 @@ class _Grouped:
 
     def __init__(self, members: tuple[str, ...]) -> None:
         self.members = members
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.members)
 
 
 def _names(of: Iterable[str]) -> tuple[str, ...]:
@@ -406,8 +440,8 @@ class States:
         cls.__own = {name: value for name, value in body.items() if isinstance(value, _Declared)}
         cls.__own_groups = {name: _names(v.members) for name, v in body.items() if isinstance(v, _Grouped)}
         problems = [
-            f"{cls.__name__}.{name} hides the method of that name of am.States; call the state something else"
-            for name in cls.__own
+            f"{cls.__name__}.{name} hides the method of that name of am.States; call it something else"
+            for name in (*cls.__own, *cls.__own_groups)
             if hasattr(States, name)
         ]
         problems += [
@@ -427,19 +461,33 @@ class States:
 
     @classmethod
     def states(cls) -> dict[str, State]:
-        """Give the declared states, inherited ones first, unchecked.
+        """Give the declared states, inherited ones first, with relations unchecked.
 
+        Raises:
+            SchemaError: states extend what no parent declares.
+
+        >>> class Doors(am.States):
+        ...     Closed: str = am.state(remove=["Open"])
+        ...     Open: str = am.state(remove=[Closed])
         >>> list(Doors.states())
         ['Closed', 'Open']
         """
-        return {name: cls.__resolve(name) for name in cls.__state_names()}
+        problems: list[str] = []
+        states = cls.__resolve(problems)
+        if problems:
+            raise SchemaError(problems)
+        return states
 
     @classmethod
     def groups(cls) -> dict[str, tuple[str, ...]]:
         """Give the declared groups, inherited ones too.
 
-        >>> Doors.groups()
-        {}
+        >>> class Lights(am.States):
+        ...     Red: str = am.state()
+        ...     Green: str = am.state()
+        ...     Signal = am.group(Red, Green)
+        >>> Lights.groups()
+        {'Signal': ('Red', 'Green')}
         """
         return {name: of for base in reversed(cls.__lineage()) for name, of in base.__own_groups.items()}
 
@@ -450,12 +498,22 @@ class States:
         Raises:
             SchemaError: with all problems at once.
 
+        >>> class Doors(am.States):
+        ...     Closed: str = am.state(remove=["Open"])
+        ...     Open: str = am.state(remove=[Closed])
         >>> Doors.schema().names
         ('Closed', 'Open', 'Exception')
         """
         known: Schema | None = cls.__dict__.get("_schema")
         if known is None:
-            known = Schema(cls.states(), cls.groups())
+            problems: list[str] = []
+            states = cls.__resolve(problems)
+            try:
+                known = Schema(states, cls.groups())
+            except SchemaError as err:
+                problems += err.problems
+            if known is None or problems:
+                raise SchemaError(problems)
             cls._schema = known
         return known
 
@@ -471,22 +529,22 @@ class States:
         return list(dict.fromkeys([*inherited, *cls.__own]))
 
     @classmethod
-    def __resolve(cls, name: str) -> State:
-        """Find what the method resolution order makes of a state: the first declaration, with those it extends."""
-        parts: list[State] = []
-        for base in cls.__lineage():
-            declared = base.__own.get(name)
-            if declared is not None:
-                parts.insert(0, declared.build())
-                if not declared.extend:
-                    break
-        else:
-            raise SchemaError([f"{cls.__name__}.{name} extends a parent's state, but no parent declares {name}"])
-        first, *rest = parts
-        for part in rest:
-            first = first.extend(part)
-        return first
+    def __resolve(cls, problems: list[str]) -> dict[str, State]:
+        """Find what the method resolution order makes of each state: the first declaration, with those it extends."""
+        states: dict[str, State] = {}
+        for name in cls.__state_names():
+            parts: list[State] = []
+            for base in cls.__lineage():
+                declared = base.__own.get(name)
+                if declared is not None:
+                    parts.append(declared.build())
+                    if not declared.extend:
+                        break
+            else:
+                problems.append(f"{cls.__name__}.{name} extends a parent's state, but no parent declares {name}")
+            states[name] = reduce(State.extend, reversed(parts))
+        return states
 
 
-SchemaLike: TypeAlias = Schema | type[States] | Mapping[str, State] | Mapping[str, StateDict]
+SchemaLike: TypeAlias = Schema | type[States] | Mapping[str, State | StateDict]
 """A schema in any of its notations."""

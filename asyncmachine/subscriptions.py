@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from itertools import chain
 from operator import attrgetter
 from typing import Any, Protocol, TypeVar
@@ -16,9 +17,11 @@ from typing_extensions import override
 
 from asyncmachine.clock import Clock, Time
 from asyncmachine.errors import MachineDisposedError
-from asyncmachine.mutation import Result
+from asyncmachine.home import Home
+from asyncmachine.mutation import Mutation, Result
+from asyncmachine.plans import Live, Plan
 from asyncmachine.queue import Queue
-from asyncmachine.transition import Live, Transition
+from asyncmachine.schema import EXCEPTION
 from asyncmachine.waiting import ArgsMatch
 
 __all__ = ["Subscriptions"]
@@ -28,17 +31,13 @@ class Host(Protocol):
     """The machine, seen from its subscriptions."""
 
     id: str
+    home: Home
 
     @property
     def err(self) -> BaseException | None: ...
 
     @property
-    def is_disposed(self) -> bool: ...
-
-    @property
     def is_idle(self) -> bool: ...
-
-    def bind_loop(self) -> asyncio.AbstractEventLoop: ...
 
 
 class Waiter(asyncio.Future[Any]):
@@ -46,13 +45,10 @@ class Waiter(asyncio.Future[Any]):
 
     __slots__ = ("buckets", "number")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, number: int, buckets: Iterable[dict[Waiter, None]]) -> None:
-        super().__init__(loop=loop)
-        self.number = number
-        """Its place in the order of registration."""
-        self.buckets = tuple(buckets)
-        for bucket in self.buckets:
-            bucket[self] = None
+    number: int
+    """Its place in the order of registration."""
+    buckets: tuple[dict[Waiter, None], ...]
+    """Where it is registered."""
 
     def leave(self) -> None:
         """Leave the registry."""
@@ -65,8 +61,22 @@ class Waiter(asyncio.Future[Any]):
         self.leave()
         return super().cancel(msg)
 
-    def poll(self, transition: Transition[Any] | None) -> bool:
-        """Tell whether the time has come. Asked after a transition, or None for a restore, that ticked its states."""
+    def settle(self, value: Any = None, err: Exception | None = None) -> None:
+        """Leave the registry, and be done with a value or an error, unless someone else was first."""
+        self.leave()
+        if self.done():
+            return
+        try:
+            if err is None:
+                self.set_result(value)
+            else:
+                self.set_exception(err)
+        except RuntimeError:
+            # It is done all the same: on a loop that is closed nobody can be told, and no machine is to stop for that.
+            return
+
+    def poll(self, plan: Plan | None, mutation: Mutation | None) -> bool:
+        """Tell whether the time has come: now, if nothing is given, or after a plan was carried out."""
         raise NotImplementedError  # pragma: no cover - every kind of waiter has its own
 
     def value(self) -> Any:
@@ -88,11 +98,16 @@ class TicksWaiter(Waiter):
     goals: tuple[int, ...]
 
     @override
-    def poll(self, transition: Transition[Any] | None) -> bool:
+    def poll(self, plan: Plan | None, mutation: Mutation | None) -> bool:
         ticks = self.live.ticks
-        if self.parity is None:
-            return all([ticks[i] >= goal for i, goal in zip(self.states, self.goals, strict=True)])
-        return all([ticks[i] % 2 == self.parity for i in self.states])
+        if self.parity is not None:
+            if self.single:
+                if ticks[self.states[0]] % 2 != self.parity:
+                    return False
+            elif not all([ticks[i] % 2 == self.parity for i in self.states]):
+                return False
+        # Without goals, any ticks will do.
+        return not self.goals or all([ticks[i] >= goal for i, goal in zip(self.states, self.goals, strict=True)])
 
     @override
     def value(self) -> int | Time:
@@ -111,10 +126,10 @@ class ArgsWaiter(Waiter):
     found: Mapping[str, Any]
 
     @override
-    def poll(self, transition: Transition[Any] | None) -> bool:
-        if transition is None or self.state not in transition.plan.enters or self.live.ticks[self.state] % 2 == 0:
+    def poll(self, plan: Plan | None, mutation: Mutation | None) -> bool:
+        if plan is None or mutation is None or self.state not in plan.enters or not self.live.ticks[self.state] % 2:
             return False
-        self.found = transition.mutation.args
+        self.found = mutation.args
         if callable(self.match):
             return bool(self.match(self.found))
         return all(name in self.found and self.found[name] == value for name, value in self.match.items())
@@ -134,7 +149,7 @@ class QueryWaiter(Waiter):
     clock: Clock
 
     @override
-    def poll(self, transition: Transition[Any] | None) -> bool:
+    def poll(self, plan: Plan | None, mutation: Mutation | None) -> bool:
         self.clock = Clock(zip(self.live.schema.names, self.live.ticks, strict=True))
         return bool(self.predicate(self.clock))
 
@@ -153,7 +168,7 @@ class ErrorWaiter(Waiter):
     live: Live
 
     @override
-    def poll(self, transition: Transition[Any] | None) -> bool:
+    def poll(self, plan: Plan | None, mutation: Mutation | None) -> bool:
         return self.live.ticks[self.state] % 2 == 1
 
     @override
@@ -171,8 +186,8 @@ class PlainWaiter(Waiter):
     queue: Queue | None
 
     @override
-    def poll(self, transition: Transition[Any] | None) -> bool:
-        return self.queue is None or self.queue.tick >= self.goal
+    def poll(self, plan: Plan | None, mutation: Mutation | None) -> bool:
+        return self.goal <= (0 if self.queue is None else self.queue.tick)
 
     @override
     def value(self) -> int | None:
@@ -182,18 +197,37 @@ class PlainWaiter(Waiter):
 class Subscriptions:
     """The registry of a machine's waiters."""
 
-    __slots__ = ("_by_state", "_count", "_disposal", "_host", "_live", "_queries", "_queue", "_queue_end", "_ticks")
+    __slots__ = (
+        "_announced",
+        "_count",
+        "_disposal",
+        "_host",
+        "_live",
+        "_outcomes",
+        "_queue",
+        "by_state",
+        "queries",
+        "queue_ends",
+        "queue_ticks",
+    )
 
     def __init__(self, host: Host, live: Live, queue: Queue) -> None:
         self._host = host
         self._live = live
         self._queue = queue
         self._count = 0
-        self._by_state: dict[int, dict[Waiter, None]] = {}
-        self._queries: dict[Waiter, None] = {}
-        self._ticks: dict[Waiter, None] = {}
-        self._queue_end: dict[Waiter, None] = {}
+        self._outcomes: dict[Mutation, dict[Waiter, None]] = {}
         self._disposal: dict[Waiter, None] = {}
+        self._announced = False
+        """True once the disposal has come to its end, some time after the machine was closed."""
+        self.by_state: dict[int, dict[Waiter, None]] = {}
+        """Who waits for a state's clock."""
+        self.queries: dict[Waiter, None] = {}
+        """Who waits for any clock."""
+        self.queue_ticks: dict[Waiter, None] = {}
+        """Who waits for a tick of the queue."""
+        self.queue_ends: dict[Waiter, None] = {}
+        """Who waits for the end of the queue."""
 
     def __len__(self) -> int:
         """Count the futures that are pending."""
@@ -201,99 +235,101 @@ class Subscriptions:
 
     def active(self, states: tuple[int, ...], *, single: bool) -> asyncio.Future[Any]:
         """Wait until all of the states are active."""
-        return self._for_ticks(states, single=single, parity=1)
+        return self._for_ticks(states, 1, (), single=single)
 
     def inactive(self, states: tuple[int, ...], *, single: bool) -> asyncio.Future[Any]:
         """Wait until all of the states are inactive."""
-        return self._for_ticks(states, single=single, parity=0)
+        return self._for_ticks(states, 0, (), single=single)
 
     def ticks(self, states: tuple[int, ...], ticks: tuple[int, ...], *, single: bool) -> asyncio.Future[Any]:
         """Wait until each of the states has reached its tick."""
-        return self._for_ticks(states, single=single, goals=ticks)
+        return self._for_ticks(states, None, ticks, single=single)
+
+    def activation(self, state: int, tick: int) -> asyncio.Future[int]:
+        """Wait until a state is active at a tick or later: an activation that was rolled back is none."""
+        return self._for_ticks((state,), 1, (tick,), single=True)
 
     def args(self, state: int, match: ArgsMatch) -> asyncio.Future[Mapping[str, Any]]:
         """Wait until a state enters with args that match."""
-        waiter = self._new(ArgsWaiter, self._buckets((state,)))
+        waiter = ArgsWaiter(loop=self._host.home.bind_loop())
         waiter.state, waiter.match, waiter.live = state, match, self._live
-        return self._unless_disposed(waiter)
+        return self._register(waiter, self.by_state.setdefault(state, {}))
 
     def query(self, predicate: Callable[[Clock], bool]) -> asyncio.Future[Clock]:
         """Wait until a predicate of the clock holds."""
-        waiter = self._new(QueryWaiter, [self._queries])
+        waiter = QueryWaiter(loop=self._host.home.bind_loop())
         waiter.predicate, waiter.live = predicate, self._live
-        return self._unless_holds(waiter)
+        return self._register(waiter, self.queries)
 
     def error(self) -> asyncio.Future[BaseException]:
         """Wait until `Exception` is active."""
-        state = self._live.index["Exception"]
-        waiter = self._new(ErrorWaiter, self._buckets((state,)))
+        state = self._live.index[EXCEPTION]
+        waiter = ErrorWaiter(loop=self._host.home.bind_loop())
         waiter.state, waiter.host, waiter.live = state, self._host, self._live
-        return self._unless_holds(waiter)
+        return self._register(waiter, self.by_state.setdefault(state, {}))
 
     def queue_tick(self, tick: int) -> asyncio.Future[int]:
         """Wait until the queue has reached a tick and is done with it."""
-        waiter = self._new(PlainWaiter, [self._ticks])
-        waiter.goal, waiter.queue = tick, self._queue
-        done = self._queue.tick > tick or (self._queue.tick == tick and self._host.is_idle)
-        return self._unless_disposed(waiter, holds=done)
+        waiter = PlainWaiter(loop=self._host.home.bind_loop())
+        # While a mutation runs, its tick is reached but not done with.
+        waiter.goal, waiter.queue = tick if self._host.is_idle else tick + 1, self._queue
+        registered = self._register(waiter, self.queue_ticks)
+        waiter.goal = tick
+        return registered
 
     def outcome(self, result: Result) -> asyncio.Future[int]:
         """Wait until the mutation of a result is done."""
-        # The mutation tells when it is done: the queue's tick cannot, for a prepended one has none. Disposal ends what
-        # is queued, so this waiter needs no place in the registry.
-        waiter = self._new(PlainWaiter, [])
+        waiter = PlainWaiter(loop=self._host.home.bind_loop())
         waiter.goal, waiter.queue = 0, self._queue
         mutation = result.mutation
         if mutation is None or mutation.outcome is not None:
-            return self._unless_disposed(waiter, holds=True)
-        mutation.when_done(lambda _: _wake(waiter))
+            return self._register(waiter)
+        bucket = self._outcomes.get(mutation)
+        if bucket is None:
+            # The mutation tells when it is done: the queue's tick cannot, for a prepended one has none.
+            bucket = self._outcomes[mutation] = {}
+            mutation.when_done(partial(self._outcome_known, mutation))
+        self._enter(waiter, bucket)
         return waiter
 
     def queue_end(self) -> asyncio.Future[None]:
         """Wait until the queue is empty and no transition runs."""
-        waiter = self._new(PlainWaiter, [self._queue_end])
-        waiter.queue = None
-        return self._unless_disposed(waiter, holds=self._host.is_idle)
+        waiter = PlainWaiter(loop=self._host.home.bind_loop())
+        waiter.goal, waiter.queue = int(not self._host.is_idle), None
+        return self._register(waiter, self.queue_ends)
 
     def disposed(self) -> asyncio.Future[None]:
         """Wait until the machine is disposed."""
-        waiter = self._new(PlainWaiter, [self._disposal])
-        waiter.queue = None
-        if self._host.is_disposed:
-            _wake(waiter)
+        waiter = PlainWaiter(loop=self._host.home.bind_loop())
+        waiter.queue, waiter.buckets = None, ()
+        if self._announced:
+            waiter.set_result(None)
+        else:
+            self._enter(waiter, self._disposal)
         return waiter
 
-    def notify(self, ticked: Iterable[int], transition: Transition[Any] | None) -> None:
+    def notify(self, ticked: Iterable[int], plan: Plan | None, mutation: Mutation | None) -> None:
         """Wake the waiters whose condition has come true, of the states that ticked."""
-        buckets = [bucket for i in ticked if (bucket := self._by_state.get(i))]
-        if self._queries:
-            buckets.append(self._queries)
+        buckets = [bucket for i in ticked if (bucket := self.by_state.get(i))]
+        if self.queries:
+            buckets.append(self.queries)
+        if not buckets:
+            return
         # A bucket is in order of registration; several are put in order together.
-        asked: Iterable[Waiter] = [waiter for bucket in buckets for waiter in bucket]
-        if len(buckets) > 1:
-            asked = sorted(set(asked), key=attrgetter("number"))
+        several = len(buckets) > 1
+        asked = sorted({*chain(*buckets)}, key=attrgetter("number")) if several else list(buckets[0])
         for waiter in asked:
-            _poll(waiter, transition)
+            _poll(waiter, plan, mutation)
 
     def notify_queue(self) -> None:
         """Wake those who wait for a tick of the queue, after a mutation has run."""
-        for waiter in list(self._ticks):
-            _poll(waiter, None)
+        for waiter in list(self.queue_ticks):
+            _poll(waiter, None, None)
 
     def notify_queue_end(self) -> None:
         """Wake those who wait for the end of the queue."""
-        for waiter in list(self._queue_end):
+        for waiter in list(self.queue_ends):
             _wake(waiter)
-
-    @property
-    def queue_waiters(self) -> bool:
-        """True if someone waits for a tick of the queue."""
-        return bool(self._ticks)
-
-    @property
-    def state_waiters(self) -> bool:
-        """True if someone waits for states."""
-        return bool(self._by_state or self._queries)
 
     def dispose(self) -> None:
         """Fail every waiter but those who wait for just this."""
@@ -302,62 +338,85 @@ class Subscriptions:
 
     def announce_disposal(self) -> None:
         """Tell those who wait for the machine's disposal."""
+        self._announced = True
         for waiter in list(self._disposal):
             _wake(waiter)
 
     def _pending(self) -> set[Waiter]:
-        return {*chain(*self._by_state.values()), *self._queries, *self._ticks, *self._queue_end}
+        return {
+            *chain(*self.by_state.values()),
+            *self.queries,
+            *self.queue_ticks,
+            *self.queue_ends,
+            *chain(*self._outcomes.values()),
+        }
+
+    def _outcome_known(self, mutation: Mutation, _: Result) -> None:
+        for waiter in list(self._outcomes.pop(mutation)):
+            # Disposal ends what is still queued, too, without running it.
+            if self._live.closed:
+                self._fail(waiter)
+            else:
+                _wake(waiter)
 
     def _for_ticks(
-        self, states: tuple[int, ...], *, single: bool, parity: int | None = None, goals: tuple[int, ...] = ()
+        self, states: tuple[int, ...], parity: int | None, goals: tuple[int, ...], *, single: bool
     ) -> asyncio.Future[Any]:
-        waiter = self._new(TicksWaiter, self._buckets(states))
-        waiter.states, waiter.live, waiter.single = states, self._live, single
-        waiter.parity, waiter.goals = parity, goals
-        return self._unless_holds(waiter)
+        waiter = TicksWaiter(loop=self._host.home.bind_loop())
+        waiter.live = self._live
+        waiter.states = states
+        waiter.single = single
+        waiter.parity = parity
+        waiter.goals = goals
+        return self._register(waiter, *[self.by_state.setdefault(i, {}) for i in states])
 
-    def _new(self, kind: type[W], buckets: Iterable[dict[Waiter, None]]) -> W:
+    def _register(self, waiter: W, *buckets: dict[Waiter, None]) -> W:
+        """Register a waiter, unless what it waits for holds already, or never will."""
+        waiter.buckets = ()
+        if self._live.closed:
+            self._fail(waiter)
+            return waiter
+        _poll(waiter, None, None)
+        if not waiter.done():
+            self._enter(waiter, *buckets)
+        return waiter
+
+    def _enter(self, waiter: Waiter, *buckets: dict[Waiter, None]) -> None:
         self._count += 1
-        return kind(self._host.bind_loop(), self._count, buckets)
-
-    def _buckets(self, states: Iterable[int]) -> list[dict[Waiter, None]]:
-        return [self._by_state.setdefault(i, {}) for i in states]
-
-    def _unless_holds(self, waiter: W) -> W:
-        if self._host.is_disposed:
-            self._fail(waiter)
-        else:
-            _poll(waiter, None)
-        return waiter
-
-    def _unless_disposed(self, waiter: W, *, holds: bool = False) -> W:
-        if self._host.is_disposed:
-            self._fail(waiter)
-        elif holds:
-            _wake(waiter)
-        return waiter
+        waiter.number = self._count
+        waiter.buckets = buckets
+        for bucket in buckets:
+            bucket[waiter] = None
 
     def _fail(self, waiter: Waiter) -> None:
-        waiter.leave()
-        if not waiter.done():
-            waiter.set_exception(MachineDisposedError(f"the machine {self._host.id} was disposed"))
-            # Read once, so that the loop makes no noise about waits that nobody looks at any more.
-            waiter.exception()
+        waiter.settle(err=MachineDisposedError(f"the machine {self._host.id} was disposed"))
+        # Read once, so that the loop makes no noise about waits that nobody looks at any more.
+        waiter.exception()
 
 
-def _poll(waiter: Waiter, transition: Transition[Any] | None) -> None:
+def _poll(waiter: Waiter, plan: Plan | None, mutation: Mutation | None) -> None:
     """Wake a waiter if its time has come. A predicate that raises is its own waiter's error, nobody else's."""
-    try:
-        come = waiter.poll(transition)
-    except Exception as err:  # noqa: BLE001 - handed on to whoever waits
+    if waiter.done():  # not by us: cancelled by the predicate of one before it, say
         waiter.leave()
-        waiter.set_exception(err)
-    else:
-        if come:
+        return
+    try:
+        if waiter.poll(plan, mutation):
             _wake(waiter)
+    except Exception as err:  # noqa: BLE001 - handed on to whoever waits
+        waiter.settle(err=_raisable(err))
+
+
+def _raisable(err: Exception) -> Exception:
+    """Give an error as one that a future can hold: all but `StopIteration`, which would end whatever awaits it."""
+    if not isinstance(err, StopIteration):
+        return err
+    instead = RuntimeError("the predicate raised StopIteration")
+    instead.__cause__ = err
+    return instead
 
 
 def _wake(waiter: Waiter) -> None:
-    waiter.leave()
-    if not waiter.done():
-        waiter.set_result(waiter.value())
+    if waiter.done():
+        waiter.leave()
+    else:
+        waiter.settle(waiter.value())

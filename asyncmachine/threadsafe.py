@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from asyncmachine.mutating import MutationApi
-from asyncmachine.mutation import Args, Result, Source, current
+from asyncmachine.mutation import Args, Result, Source
 
 __all__ = ["Threadsafe"]
 
@@ -27,8 +27,8 @@ class Threadsafe:
     """The mutations of a machine, and `eval`, for threads that do not own it. Get it as `mach.threadsafe`.
 
     Each returns a `concurrent.futures.Future` of the final result. Calls of one thread are carried out in their order.
-    When the machine's queue is full they wait for room; they are never refused, and none is lost. Names of states are
-    checked at once, in the calling thread.
+    While the machine is busy they wait outside of its queue; they are never refused, and none is lost. Names of states
+    are checked at once, in the calling thread.
 
     >>> async def main():
     ...     async with am.Machine({"Foo": {}}) as machine:
@@ -47,7 +47,7 @@ class Threadsafe:
 
     def add(self, states: States, args: Args | None = None, *more: str, source: Source | None = None) -> Future[Result]:
         """Activate states; see `Machine.add`."""
-        return self._mutate(self._machine.add, states, args, *more, source=source)
+        return self._mutate_all(self._machine.add, states, args, more, source=source)
 
     def add1(self, state: str, args: Args | None = None, *, source: Source | None = None) -> Future[Result]:
         """Activate one state; see `Machine.add1`."""
@@ -57,7 +57,7 @@ class Threadsafe:
         self, states: States, args: Args | None = None, *more: str, source: Source | None = None
     ) -> Future[Result]:
         """Deactivate states; see `Machine.remove`."""
-        return self._mutate(self._machine.remove, states, args, *more, source=source)
+        return self._mutate_all(self._machine.remove, states, args, more, source=source)
 
     def remove1(self, state: str, args: Args | None = None, *, source: Source | None = None) -> Future[Result]:
         """Deactivate one state; see `Machine.remove1`."""
@@ -65,13 +65,13 @@ class Threadsafe:
 
     def set(self, states: States, args: Args | None = None, *more: str, source: Source | None = None) -> Future[Result]:
         """Make states the only active ones; see `Machine.set`."""
-        return self._mutate(self._machine.set, states, args, *more, source=source)
+        return self._mutate_all(self._machine.set, states, args, more, source=source)
 
     def toggle(
         self, states: States, args: Args | None = None, *more: str, source: Source | None = None
     ) -> Future[Result]:
         """Deactivate states if all are active when their turn comes, else activate them; see `Machine.toggle`."""
-        return self._mutate(self._machine.toggle, states, args, *more, source=source, in_order=True)
+        return self._mutate_all(self._machine.toggle, states, args, more, source=source, in_order=True)
 
     def toggle1(self, state: str, args: Args | None = None, *, source: Source | None = None) -> Future[Result]:
         """Deactivate one state if it is active when its turn comes, else activate it; see `Machine.toggle1`."""
@@ -93,7 +93,7 @@ class Threadsafe:
         self, states: States, args: Args | None = None, *more: str, source: Source | None = None
     ) -> Future[Result]:
         """Ask whether states could be added; see `Machine.can_add`."""
-        return self._mutate(self._machine.can_add, states, args, *more, source=source, in_order=True)
+        return self._mutate_all(self._machine.can_add, states, args, more, source=source, in_order=True)
 
     def can_add1(self, state: str, args: Args | None = None, *, source: Source | None = None) -> Future[Result]:
         """Ask whether one state could be added; see `Machine.can_add1`."""
@@ -103,15 +103,40 @@ class Threadsafe:
         self, states: States, args: Args | None = None, *more: str, source: Source | None = None
     ) -> Future[Result]:
         """Ask whether states could be removed; see `Machine.can_remove`."""
-        return self._mutate(self._machine.can_remove, states, args, *more, source=source, in_order=True)
+        return self._mutate_all(self._machine.can_remove, states, args, more, source=source, in_order=True)
 
     def can_remove1(self, state: str, args: Args | None = None, *, source: Source | None = None) -> Future[Result]:
         """Ask whether one state could be removed; see `Machine.can_remove1`."""
         return self._mutate(self._machine.can_remove1, state, args, source=source, in_order=True)
 
     def eval(self, fn: Callable[[], T]) -> Future[T]:
-        """Call a function on the machine's loop, between two transitions, and give what it returns."""
+        """Call a function on the machine's loop, between two transitions, and give what it returns.
+
+        >>> async def main():
+        ...     async with am.Machine({"Foo": {}}) as machine:
+        ...         threadsafe = machine.threadsafe
+        ...         machine.add1("Foo")
+        ...         return await anyio.to_thread.run_sync(lambda: threadsafe.eval(machine.active_states).result())
+        >>> am.run(main)
+        ('Foo',)
+        """
         return self._post(fn, in_order=True)
+
+    def _mutate_all(
+        self,
+        method: Callable[..., Result],
+        states: States,
+        args: Args | None,
+        more: tuple[str, ...],
+        *,
+        source: Source | None,
+        in_order: bool = False,
+    ) -> Future[Result]:
+        if isinstance(args, str):
+            # Names given one by one, all to be checked here.
+            first = (states,) if isinstance(states, str) else tuple(states)
+            states, args, more = (*first, args, *more), None, ()
+        return self._mutate(method, states, args, *more, source=source, in_order=in_order)
 
     def _mutate(
         self,
@@ -124,7 +149,5 @@ class Threadsafe:
     ) -> Future[Result]:
         names = (states,) if isinstance(states, str) else tuple(states)
         self._check(*names)
-        if source is None and (cause := current.get()) is not None:
-            source = cause.as_source()
         given = (names[0] if isinstance(states, str) else names,) if named else ()
         return self._post(partial(method, *given, *rest, source=source), in_order=in_order)

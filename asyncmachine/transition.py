@@ -1,296 +1,18 @@
-"""Plans and transitions: what a mutation would do from given active states, and the record of one that is doing it.
-
-A `Plan` holds all that follows from a request and the active states alone: the target, the ticks that change, the
-handlers to call. It is worked out once and found again by one look-up, from the `ActiveSet` the machine stands on.
-Each plan names the active set it leads to, so a machine that goes round in circles never resolves anything twice.
-"""
+"""The transition: the record of a mutation that is being carried out, and of what came of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from typing_extensions import override
 
 from asyncmachine.clock import Time, TimeIndex
-from asyncmachine.mutation import ADD, EXECUTED, REMOVE, Mutation, MutationType, Request, Requests, Result, Source
-from asyncmachine.relations import RelationStep, Resolver
-from asyncmachine.schema import ANY, Schema
+from asyncmachine.mutation import Mutation, MutationType, Source
+from asyncmachine.plans import Call, Live, Plan
 
-__all__ = [
-    "ActiveSet",
-    "Call",
-    "CallKind",
-    "HandlerTable",
-    "Live",
-    "Plan",
-    "Planner",
-    "Step",
-    "StepType",
-    "Transition",
-]
-
-
-class CallKind(StrEnum):
-    """The phases in which handlers are called, in their order."""
-
-    EXIT = "exit"
-    ENTER = "enter"
-    SELF = "self"
-    PAIR = "pair"
-    ANY_ENTER = "any_enter"
-    END = "end"
-    STATE = "state"
-    ANY_STATE = "any_state"
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One handler name to be called in a transition.
-
-    Args:
-        kind: the phase.
-        name: the handler's name, such as "FooEnter".
-        state: the position of the state it is about; for a pair, of the one that is to be active. -1 for `Any`.
-        handlers: what is bound to the name and called in the transition, in binding order.
-        works: what is bound to the name and is `async`, to be started after the transition.
-    """
-
-    kind: CallKind
-    name: str
-    state: int
-    handlers: tuple[Any, ...]
-    works: tuple[Any, ...]
-
-
-class HandlerTable(Protocol):
-    """Where a planner looks handlers up."""
-
-    def lookup(self, name: str) -> tuple[tuple[Any, ...], tuple[Any, ...]] | None:
-        """Give what is bound to a handler's name, plain and `async` apart, or None."""
-        ...
-
-    def pairs(self) -> Mapping[int, Mapping[int, str]]:
-        """Give the names of bound state-state handlers: active state -> target state -> name."""
-        ...
-
-
-class ActiveSet:
-    """One ordered list of active states a machine has been in, with the plans known from there."""
-
-    __slots__ = ("auto", "mask", "plans", "states")
-
-    def __init__(self, states: tuple[int, ...]) -> None:
-        self.states = states
-        self.mask = sum(1 << i for i in states)
-        self.plans: dict[Request, Plan] = {}
-        self.auto: Request | bool | None = False
-        """The request that adds the auto states from here, None if there are none, False if not worked out yet."""
-
-
-class Plan:
-    """What a request leads to from an active set, if no handler objects."""
-
-    __slots__ = (
-        "after",
-        "before",
-        "changes",
-        "enters",
-        "exits",
-        "finals",
-        "flips",
-        "has_works",
-        "missing",
-        "negotiation",
-        "planner",
-        "request",
-        "ticks",
-    )
-
-    def __init__(self, planner: Planner, before: ActiveSet, request: Request, after: ActiveSet) -> None:
-        self.planner = planner
-        self.request = request
-        self.before = before
-        self.after = after
-        self.missing: tuple[int, ...] = tuple(i for i in request.states if not after.mask >> i & 1)
-        if request.type is REMOVE:
-            self.missing = ()
-        """Called states that relations keep out."""
-        self.exits = planner.resolver.order([i for i in before.states if not after.mask >> i & 1])
-        again = request.mask & planner.multi & before.mask & after.mask
-        self.enters = tuple(i for i in after.states if not before.mask >> i & 1 or again >> i & 1)
-        self.changes = tuple((i, 2 if again >> i & 1 else 1) for i in (*self.exits, *self.enters))
-        """Positions of the states that tick, with by how much."""
-        self.ticks = sum(by for _, by in self.changes)
-        self.flips = tuple(i for i, by in self.changes if by == 1)
-        self.negotiation: tuple[Call, ...] = tuple(planner.negotiation(self))
-        self.finals: tuple[Call, ...] = tuple(planner.finals(self.exits, self.enters))
-        self.has_works = any(call.works for call in self.finals)
-
-    def accepts(self, mutation: Mutation) -> bool:
-        """Tell whether relations allow the mutation."""
-        if not self.missing:
-            return True
-        if mutation.is_auto:
-            return len(self.missing) < len(self.request.states)
-        return mutation.is_check and self.request.multi
-
-    def result(self, mutation: Mutation) -> Result:
-        """Give the result of the mutation once the plan has been carried out."""
-        if self.request.type is REMOVE and self.after.mask & self.request.mask:
-            return Result(1, self.why)
-        if mutation.is_auto and len(self.after.states) <= len(self.before.states):
-            return Result(1, "no auto state could enter without another leaving")
-        return EXECUTED
-
-    def relation_steps(self) -> list[RelationStep]:
-        """Resolve once more, to see what each relation did."""
-        steps: list[RelationStep] = []
-        self.planner.resolver.resolve(self.request.type, self.request.states, self.before.states, steps=steps)
-        return steps
-
-    def why(self) -> str:
-        """Say why not all that was asked for comes about, in words."""
-        names = self.planner.names
-        steps = self.relation_steps()
-        if self.request.type is REMOVE:
-            stays = next(i for i in self.request.states if self.after.mask >> i & 1)
-            return f"{names[stays]} stays active{_because(stays, steps, names, 'add', '; it is added by {}')}"
-        out = self.missing[0]
-        reason = _because(out, steps, names, "require", " requires {}")
-        reason = reason or _because(out, steps, names, "remove", " is removed by {}")
-        return names[out] + (reason or " is left out by the resolver")
-
-
-def _because(state: int, steps: list[RelationStep], names: Sequence[str], relation: str, text: str) -> str:
-    others = dict.fromkeys(names[step.other] for step in steps if step.state == state and step.relation == relation)
-    return text.format(" and ".join(others)) if others else ""
-
-
-class Planner:
-    """Works plans out and keeps them.
-
-    Args:
-        schema: the states and relations.
-        resolver: decides targets and order.
-        table: where the bound handlers are found.
-        bound: how many plans are kept. Beyond it all are dropped and worked out anew: a machine that repeats itself
-            needs few plans, one that does not gains nothing from keeping them, and this costs the warm path nothing.
-    """
-
-    def __init__(self, schema: Schema, resolver: Resolver, table: HandlerTable, bound: int = 4096) -> None:
-        self.names = schema.names
-        self.resolver = resolver
-        self.multi = sum(1 << i for i, value in enumerate(schema.values()) if value.multi)
-        self.requests = Requests(schema)
-        self.auto_states = sum(1 << i for i, value in enumerate(schema.values()) if value.auto)
-        self._table = table
-        self._bound = bound
-        self._count = 0
-        self._sets: dict[tuple[int, ...], ActiveSet] = {}
-
-    def active_set(self, states: tuple[int, ...]) -> ActiveSet:
-        """Give the one active set of these states in this order."""
-        found = self._sets.get(states)
-        if found is None:
-            found = self._sets[states] = ActiveSet(states)
-        return found
-
-    def forget(self) -> None:
-        """Drop all plans, as when handlers change. Active sets in use stay usable."""
-        for active_set in self._sets.values():
-            active_set.plans.clear()
-        self._sets.clear()
-        self._count = 0
-
-    def plan(self, before: ActiveSet, request: Request) -> Plan:
-        """Give the plan for a request, worked out if it is not known."""
-        if self._count >= self._bound:
-            self.forget()
-        # One that was in use when all were forgotten may not be the known one of its states any more; plans are kept
-        # at known ones alone, so that none outlives the handlers it was made for.
-        before = self._sets.setdefault(before.states, before)
-        found = before.plans.get(request)
-        if found is None:
-            self._count += 1
-            after = self.resolver.resolve(request.type, request.states, before.states)
-            found = before.plans[request] = Plan(self, before, request, self.active_set(after))
-        return found
-
-    def auto(self, now: ActiveSet) -> Request | None:
-        """Give the request that adds the auto states, None if there are none to add."""
-        if isinstance(now.auto, bool):
-            states = self.resolver.auto(now.states)
-            now.auto = self.requests.of(ADD, [self.names[i] for i in states]) if states else None
-        return now.auto
-
-    def without(self, plan: Plan, dropped: int) -> Plan | None:
-        """Give what is left of the plan of an auto mutation without the states vetoed in it; None if it is canceled.
-
-        Nothing enters that was not negotiated, and nothing leaves that was not asked.
-        """
-        before = plan.before
-        left = [i for i in plan.request.states if not dropped >> i & 1]
-        admitted = sum(1 << i for i in plan.enters) & ~dropped
-        target = self.resolver.resolve(ADD, left, before.states, admitted=admitted)
-        after = ActiveSet(target)
-        asked = sum(1 << i for i in plan.exits)
-        if not any(after.mask >> i & 1 for i in left) or before.mask & ~after.mask & ~asked:
-            return None
-        request = self.requests.of(ADD, [self.names[i] for i in left])
-        return Plan(self, before, request, self.active_set(target))
-
-    def negotiation(self, plan: Plan) -> Iterator[Call]:
-        """Give the calls that may veto: exits, enters, selves, pairs, `AnyEnter`. Only names with handlers count."""
-        names, before, after = self.names, plan.before, plan.after
-        yield from self._calls(CallKind.EXIT, ((f"{names[i]}Exit", i) for i in plan.exits))
-        yield from self._calls(CallKind.ENTER, ((f"{names[i]}Enter", i) for i in plan.enters))
-        if plan.request.type is not REMOVE:
-            staying = (i for i in after.states if before.mask >> i & 1)
-            yield from self._calls(CallKind.SELF, ((names[i] * 2, i) for i in staying))
-        pairs = self._table.pairs()
-        if pairs:
-            for active in before.states:
-                to = pairs.get(active)
-                if to:
-                    found = ((to[i], i) for i in after.states if i in to and i != active)
-                    yield from self._calls(CallKind.PAIR, found)
-        yield from self._calls(CallKind.ANY_ENTER, [(f"{ANY}Enter", -1)])
-
-    def finals(self, exits: Iterable[int], enters: Iterable[int]) -> Iterator[Call]:
-        """Give the calls that act: ends, states, `AnyState`. Only names with handlers count."""
-        yield from self.ends(exits)
-        yield from self._calls(CallKind.STATE, ((f"{self.names[i]}State", i) for i in enters))
-        yield from self._calls(CallKind.ANY_STATE, [(f"{ANY}State", -1)])
-
-    def ends(self, exits: Iterable[int]) -> Iterator[Call]:
-        """Give the calls of the `End` handlers of states."""
-        return self._calls(CallKind.END, ((f"{self.names[i]}End", i) for i in exits))
-
-    def _calls(self, kind: CallKind, wanted: Iterable[tuple[str, int]]) -> Iterator[Call]:
-        lookup = self._table.lookup
-        for name, state in wanted:
-            found = lookup(name)
-            if found is not None:
-                yield Call(kind, name, state, *found)
-
-
-class Live:
-    """The clock of a running machine, and the active set it stands on."""
-
-    __slots__ = ("closed", "index", "schema", "standing", "ticks", "total")
-
-    def __init__(self, schema: Schema, standing: ActiveSet) -> None:
-        self.schema = schema
-        self.index = schema.index
-        self.ticks = [0] * len(schema)
-        self.total = 0
-        """The sum of all ticks."""
-        self.standing = standing
-        self.closed = False
-        """True once the machine is disposed: nothing counts as active from then on."""
+__all__ = ["Step", "StepType", "Transition", "transition_id"]
 
 
 class StepType(StrEnum):
@@ -322,6 +44,11 @@ class Step(NamedTuple):
     handler: str = ""
 
 
+def transition_id(machine_tick: int, number: int) -> str:
+    """Give the id of the transition of this number."""
+    return f"{machine_tick}.{number}"
+
+
 M = TypeVar("M", bound="Owner")
 
 
@@ -342,9 +69,9 @@ class Transition(Generic[M]):
     """
 
     __slots__ = (
+        "_machine_tick",
         "_number",
         "at",
-        "before",
         "committed",
         "is_accepted",
         "is_completed",
@@ -352,34 +79,45 @@ class Transition(Generic[M]):
         "mutation",
         "plan",
         "rolled_back",
+        "ticks_before",
         "total_before",
     )
 
-    def __init__(self, machine: M, mutation: Mutation, plan: Plan, number: int, total_before: int) -> None:
-        self.machine = machine
-        self.mutation = mutation
-        self.plan = plan
-        self.before: Time = _UNSEEN
-        self.total_before = total_before
-        self.is_accepted = True
+    def __init__(self, machine: M, mutation: Mutation, plan: Plan, number: int, live: Live) -> None:
+        self.machine: M = machine
+        self.mutation: Mutation = mutation
+        self.plan: Plan = plan
+        self.ticks_before: tuple[int, ...] = tuple(live.ticks)
+        self.total_before: int = live.total
+        self.is_accepted: bool = True
         """False once relations, a veto or an error canceled it."""
-        self.is_completed = False
+        self.is_completed: bool = False
         """True when all of its handlers are done."""
-        self.committed = False
+        self.committed: bool = False
         """True once the clocks have moved."""
         self.at: Call | None = None
         """The call being made, or made last."""
         self.rolled_back: tuple[int, ...] = ()
         """States deactivated again, because a final handler failed."""
+        self._machine_tick = machine.machine_tick
         self._number = number
 
     @property
     def id(self) -> str:
         """The transition's id, unique among those of its machine, also after the machine is restored."""
-        return f"{self.machine.machine_tick}.{self._number}"
+        return transition_id(self._machine_tick, self._number)
 
     def as_source(self) -> Source:
-        """Give this transition as the source of another mutation."""
+        """Give this transition as the source of another mutation.
+
+        >>> door = am.Machine({"Open": {}}, id="door")
+        >>> @door.on.state("Open")
+        ... def tell(e: am.Event) -> None:
+        ...     print(e.transition.as_source())
+        >>> door.add1("Open")
+        Source(machine_id='door', transition_id='1.1', machine_time=0)
+        Result.EXECUTED
+        """
         return Source(self.machine.id, self.id, self.total_before)
 
     @property
@@ -425,14 +163,14 @@ class Transition(Generic[M]):
     @property
     def time_before(self) -> Time:
         """The machine's time before."""
-        return self.before
+        return Time(self.ticks_before)
 
     @property
     def time_after(self) -> Time:
         """The machine's time after: as planned while it runs, as it came about once it is completed."""
         if not self.committed and (self.is_completed or not self.is_accepted or self.mutation.is_check):
-            return self.before
-        ticks = list(self.before)
+            return self.time_before
+        ticks = list(self.ticks_before)
         for i, by in self.plan.changes:
             ticks[i] += by
         for i in self.rolled_back:
@@ -442,7 +180,7 @@ class Transition(Generic[M]):
     @property
     def time_index_before(self) -> TimeIndex:
         """The time before, by name."""
-        return TimeIndex(self.plan.planner.names, self.before)
+        return TimeIndex(self.plan.planner.names, self.ticks_before)
 
     @property
     def time_index_after(self) -> TimeIndex:
@@ -463,15 +201,24 @@ class Transition(Generic[M]):
     @property
     def time_index_time_diff(self) -> TimeIndex:
         """The states that ticked as the active ones of an index."""
-        diff = self.time_after.diff_since(self.before)
+        diff = self.time_after.diff_since(self.ticks_before)
         return TimeIndex(self.plan.planner.names, [int(by != 0) for by in diff])
 
     def time_index_diff(self) -> tuple[TimeIndex, TimeIndex]:
-        """Give the states added (multi states activated anew, too) and those removed, each as an index."""
+        """Give the states added (multi states activated anew, too) and those removed, each as an index.
+
+        >>> @mach.on.state("Bar")
+        ... def tell(e: am.Event) -> None:
+        ...     added, removed = e.transition.time_index_diff()
+        ...     print(added.is1("Bar"), removed.is1("Foo"))
+        >>> mach.add1("Foo"), mach.set("Bar")
+        True True
+        (Result.EXECUTED, Result.EXECUTED)
+        """
         names, after = self.plan.planner.names, self.time_after
-        ticked = after.diff_since(self.before).non_zero_states()
+        ticked = after.diff_since(self.ticks_before).non_zero_states()
         added = [names[i] for i in ticked if after.is1(i)]
-        removed = [names[i] for i in ticked if after.not1(i) and self.before.is1(i)]
+        removed = [names[i] for i in ticked if after.not1(i) and self.ticks_before[i] % 2]
         return TimeIndex.of_active(names, added), TimeIndex.of_active(names, removed)
 
     @property
@@ -486,7 +233,7 @@ class Transition(Generic[M]):
         steps += [Step(StepType.ACTIVATE, names[i]) for i in plan.enters]
         steps += [Step(StepType.DEACTIVATE, names[i]) for i in plan.exits]
         for call in (*plan.negotiation, *plan.finals) if self.at else ():
-            steps.append(Step(StepType.HANDLER, names[call.state] if call.state >= 0 else ANY, handler=call.name))
+            steps.append(Step(StepType.HANDLER, call.about, handler=call.name))
             if call is self.at:
                 break
         if not self.is_accepted:
@@ -501,6 +248,3 @@ class Transition(Generic[M]):
     def __repr__(self) -> str:
         mark = "" if self.is_accepted else " canceled"
         return f"<Transition {self.id} [{self.type}] {' '.join(self.called_states)}{mark}>"
-
-
-_UNSEEN = Time()

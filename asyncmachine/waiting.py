@@ -7,11 +7,11 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
-from asyncmachine.clock import Clock, Time
+from asyncmachine.clock import Clock, Time, next_active
 from asyncmachine.mutation import Result
 from asyncmachine.reading import ReadApi, flatten
 from asyncmachine.schema import EXCEPTION
-from asyncmachine.waits import wait_all, wait_any
+from asyncmachine.waits import settle
 
 __all__ = ["ArgsMatch", "WaitApi", "Waiters"]
 
@@ -27,6 +27,7 @@ class Waiters(Protocol):
     def active(self, states: tuple[int, ...], *, single: bool) -> asyncio.Future[Any]: ...
     def inactive(self, states: tuple[int, ...], *, single: bool) -> asyncio.Future[Any]: ...
     def ticks(self, states: tuple[int, ...], ticks: tuple[int, ...], *, single: bool) -> asyncio.Future[Any]: ...
+    def activation(self, state: int, tick: int) -> asyncio.Future[int]: ...
     def args(self, state: int, match: ArgsMatch) -> asyncio.Future[Mapping[str, Any]]: ...
     def query(self, predicate: Callable[[Clock], bool]) -> asyncio.Future[Clock]: ...
     def error(self) -> asyncio.Future[BaseException]: ...
@@ -166,8 +167,7 @@ class WaitApi(ReadApi):
         >>> am.run(main)
         3
         """
-        tick = self.tick(state)
-        return self.when_time1(state, tick + 1 + tick % 2)
+        return self._waiters().activation(self.index1(state), next_active(self.tick(state)))
 
     def when_query(self, predicate: Callable[[Clock], bool]) -> asyncio.Future[Clock]:
         """Wait until a predicate of the whole clock holds; gives that clock. It is asked whenever a state ticked.
@@ -250,14 +250,12 @@ class WaitApi(ReadApi):
         names = tuple(flatten(states))
         active, error = self.when(names), None if EXCEPTION in names else self.when_err()
         try:
-            # What holds already wins over an error: it stands first, and `wait_any` gives the first that is done.
-            if await wait_any(active, *([] if error is None else [error]), timeout=timeout) and error is not None:
-                raise error.result()
+            _, first = await settle([active], timeout, needed=1, error=error)
         except TimeoutError:
-            if not active.cancelled():
-                raise
             missing = " ".join(name for name in names if not self.is1(name))
             raise TimeoutError(f"{missing} not active within {timeout} s; the machine is at {self}") from None
+        if error is not None and first is error:
+            raise error.result()
         return active.result()
 
     async def wait_all(self, *whens: Awaitable[T], timeout: float | None = None) -> list[T]:
@@ -269,10 +267,14 @@ class WaitApi(ReadApi):
         >>> am.run(main)
         [1]
         """
-        together, error = asyncio.ensure_future(wait_all(*whens)), self.when_err()
-        if await wait_any(together, error, timeout=timeout):
+        if not whens:
+            return []
+        error = self.when_err()
+        futures, last = await settle(whens, timeout, needed=len(whens), error=error)
+        if last is error:
             raise error.result()
-        return together.result()
+        last.result()  # one that failed ends the wait
+        return [future.result() for future in futures]
 
     async def wait_any(self, *whens: Awaitable[Any], timeout: float | None = None) -> int:
         """Wait until one of `whens` is done, as `am.wait_any`; raise the machine's error if it comes first.
@@ -286,7 +288,8 @@ class WaitApi(ReadApi):
         if not whens:
             raise ValueError("wait_any needs at least one awaitable, or it would wait for ever")
         error = self.when_err()
-        chosen = await wait_any(*whens, error, timeout=timeout)
-        if chosen == len(whens):
+        futures, first = await settle(whens, timeout, needed=1, error=error)
+        if first is error:
             raise error.result()
-        return chosen
+        first.result()  # an awaitable that failed was done first, too: its error is the answer
+        return futures.index(first)

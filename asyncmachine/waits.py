@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from asyncmachine.clock import Time
 
-__all__ = ["expect", "wait_all", "wait_any"]
+__all__ = ["expect", "settle", "wait_all", "wait_any"]
 
 T = TypeVar("T")
 
@@ -31,13 +31,17 @@ async def wait_all(*whens: Awaitable[T], timeout: float | None = None) -> list[T
     >>> am.run(main)
     [1, 1]
     """
-    futures = [asyncio.ensure_future(when) for when in whens]
-    await _wait(futures, timeout, asyncio.FIRST_EXCEPTION)
+    if not whens:
+        return []
+    futures, last = await settle(whens, timeout, needed=len(whens))
+    last.result()  # one that failed ends the wait
     return [future.result() for future in futures]
 
 
 async def wait_any(*whens: Awaitable[Any], timeout: float | None = None) -> int:
-    """Wait until one of `whens` is done, and give its position; the first, if several are. The others are cancelled.
+    """Wait until one of `whens` is done, and give its position. The others are cancelled.
+
+    The one that was done first counts, also within a turn of the loop; of those done before the call, the first.
 
     Args:
         whens: awaitables, such as the futures of `when_…`; at least one.
@@ -55,12 +59,9 @@ async def wait_any(*whens: Awaitable[Any], timeout: float | None = None) -> int:
     """
     if not whens:
         raise ValueError("wait_any needs at least one awaitable, or it would wait for ever")
-    futures = [asyncio.ensure_future(when) for when in whens]
-    done = await _wait(futures, timeout, asyncio.FIRST_COMPLETED)
-    chosen = next(i for i, future in enumerate(futures) if future in done)
-    # An awaitable that failed was done first, too: its error is the answer.
-    futures[chosen].result()
-    return chosen
+    futures, first = await settle(whens, timeout, needed=1)
+    first.result()  # an awaitable that failed was done first, too: its error is the answer
+    return futures.index(first)
 
 
 class Expecting(Protocol):
@@ -85,20 +86,45 @@ async def expect(
     return await machine.expect(*states, timeout=timeout)
 
 
-async def _wait(
-    futures: Sequence[asyncio.Future[Any]],
+async def settle(
+    whens: Sequence[Awaitable[Any]],
     timeout: float | None,
-    until: str,
-) -> set[asyncio.Future[Any]]:
-    """Give those that are done, and leave nothing pending behind, however the wait ends."""
+    *,
+    needed: int,
+    error: asyncio.Future[BaseException] | None = None,
+) -> tuple[list[asyncio.Future[Any]], asyncio.Future[Any]]:
+    """Wait until so many of `whens` are done, or one has failed, or `error` is done, and leave nothing pending behind.
+
+    Gives the futures of `whens`, and the one that decided. Callbacks of futures are called in the order in which these
+    were done, so it is known which was first even where all of them were done before the caller got its turn.
+
+    Raises:
+        TimeoutError: the time was up before.
+    """
+    decided: asyncio.Future[asyncio.Future[Any]] = asyncio.get_running_loop().create_future()
+    futures: list[asyncio.Future[Any]] = []
+    watched: list[asyncio.Future[Any]] = [] if error is None else [error]
+    left = needed
+
+    def note(future: asyncio.Future[Any]) -> None:
+        nonlocal left
+        left -= 1
+        failed = future.cancelled() or future.exception() is not None
+        if not decided.done() and (failed or left <= 0 or future is error):
+            decided.set_result(future)
+
     try:
-        if not futures:
-            return set()
-        done, pending = await asyncio.wait(futures, timeout=timeout, return_when=until)
-        failed = [future for future in done if not future.cancelled() and future.exception()]
-        if pending and not failed and not (done and until == asyncio.FIRST_COMPLETED):
-            raise TimeoutError(f"{len(pending)} of {len(futures)} waits were not done within {timeout} s")
-        return done
+        futures += map(asyncio.ensure_future, whens)
+        watched = [*futures, *watched]
+        for future in watched:
+            future.add_done_callback(note)
+        await asyncio.wait([decided], timeout=timeout)
+        if not decided.done():
+            pending = sum(not future.done() for future in futures)
+            raise TimeoutError(f"{pending} of {len(futures)} waits were not done within {timeout} s")
+        return futures, decided.result()
     finally:
-        for future in futures:
+        for future in dict.fromkeys([*futures, *watched]):
+            # One that fails while it is being cancelled is heard of through the loop, as any that nobody waits for.
+            future.remove_done_callback(note)
             future.cancel()

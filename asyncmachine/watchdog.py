@@ -63,14 +63,21 @@ class Watchdog(Tracer):
                 del self._running[ident]
 
     def _watch(self) -> None:
-        with self._changed:
-            while True:
-                due = self._report()
-                self._changed.wait(None if due is None else max(due - time.monotonic(), 0.001))
+        while True:
+            with self._changed:
+                stuck, due = self._look()
+                if not stuck:
+                    self._changed.wait(None if due is None else max(due - time.monotonic(), 0.001))
+            # Not under the lock, which a handler called within a log handler would wait for.
+            for call, stack in stuck:
+                logger = logging.getLogger(f"asyncmachine.{call.machine}")
+                message = "[handler:stuck] %s blocks the loop for more than %s s:\n%s"
+                logger.warning(message, call.handler, self.timeout, stack)
 
-    def _report(self) -> float | None:
-        """Report what overruns, and give the time the next one is due."""
+    def _look(self) -> tuple[list[tuple[_Call, str]], float | None]:
+        """Give the calls that overrun, each once, with their stacks; and the time the next one is due."""
         now, due = time.monotonic(), None
+        stuck: list[tuple[_Call, str]] = []
         for ident, calls in self._running.items():
             for call in calls:
                 if call.reported:
@@ -78,13 +85,10 @@ class Watchdog(Tracer):
                 if call.due <= now:
                     call.reported = True
                     frame = sys._current_frames().get(ident)  # pyright: ignore[reportPrivateUsage] - the documented way to see a thread's stack
-                    stack = "".join(traceback.format_stack(frame))
-                    logger = logging.getLogger(f"asyncmachine.{call.machine}")
-                    message = "[handler:stuck] %s blocks the loop for more than %s s:\n%s"
-                    logger.warning(message, call.handler, self.timeout, stack)
+                    stuck.append((call, "".join(traceback.format_stack(frame))))
                 else:
                     due = call.due if due is None else min(due, call.due)
-        return due
+        return stuck, due
 
 
 class _Call:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import inspect
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Protocol
 
@@ -19,8 +20,10 @@ import anyio.to_thread
 from typing_extensions import override
 
 from asyncmachine.contexts import MACHINE, Contexts
+from asyncmachine.errors import HandlerError
 from asyncmachine.faults import Faults
 from asyncmachine.handlers import is_async_callable
+from asyncmachine.home import Home
 
 __all__ = ["Work", "Works"]
 
@@ -30,8 +33,7 @@ class Host(Protocol):
 
     id: str
     faults: Faults
-
-    def bind_loop(self) -> asyncio.AbstractEventLoop: ...
+    home: Home
 
 
 class Work:
@@ -46,14 +48,15 @@ class Work:
     True
     """
 
-    __slots__ = ("_is_done", "name", "scope", "state", "task", "to_the_end")
+    __slots__ = ("_is_done", "limiter", "name", "scope", "state", "task", "to_the_end")
 
     def __init__(self, name: str, state: int, *, to_the_end: bool = False) -> None:
-        self.name = name
-        self.state = state
-        self.to_the_end = to_the_end
-        self.scope = anyio.CancelScope()
+        self.name: str = name
+        self.state: int = state
+        self.to_the_end: bool = to_the_end
+        self.scope: anyio.CancelScope = anyio.CancelScope()
         self.task: asyncio.Task[Any] | None = None
+        self.limiter: Limiter | None = None
         self._is_done = False
 
     @classmethod
@@ -65,17 +68,39 @@ class Work:
         return work
 
     def done(self) -> bool:
-        """Tell whether the work has ended, one way or another."""
+        """Tell whether the work has ended, one way or another.
+
+        >>> async def main():
+        ...     work = mach.fork(anyio.sleep, 0)
+        ...     before = work.done()
+        ...     await mach.dispose()
+        ...     return before, work.done()
+        >>> am.run(main)
+        (False, True)
+        """
         return self._is_done
 
     def cancel(self) -> None:
-        """Cancel the work; if it has not had its first step, it never has it."""
-        self.scope.cancel()
+        """Cancel the work; if it has not had its first step, it never has it.
+
+        >>> async def main():
+        ...     async def never() -> None:
+        ...         print("this is not printed")
+        ...     mach.fork(never).cancel()
+        ...     await mach.dispose()
+        >>> am.run(main)
+        """
+        try:
+            self.scope.cancel()
+        except RuntimeError:
+            # The loop stands still: anyio marks the scope but can tell no task, so that is done here, for when it runs.
+            if self.task is not None and not self.task.get_loop().is_closed():
+                self.task.cancel()
 
     def finish(self) -> None:
-        """Note that the work has ended, and let go of its task."""
+        """Note that the work has ended, and let go of its task and its limiter."""
         self._is_done = True
-        self.task = None
+        self.task = self.limiter = None
 
     @override
     def __repr__(self) -> str:
@@ -85,8 +110,10 @@ class Work:
 class Limiter(asyncio.Semaphore):
     """Lets so many pieces of work run at once; the rest wait their turn, first come, first served."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, key: object) -> None:
         super().__init__(limit)
+        self.key = key
+        """What is limited together."""
         self.users = 0
         """How many pieces of work run or wait; with the last one the limiter goes."""
 
@@ -139,16 +166,15 @@ class Works:
             key: what is limited together.
             to_the_end: disposal lets it end by itself, within its grace period.
         """
-        loop = self._host.bind_loop()
-        limiter = None
-        if limit is not None:
-            limiter = self._limiters.setdefault(key, Limiter(limit))
-            limiter.users += 1
+        loop = self._host.home.bind_loop()
         work = Work(name, state, to_the_end=to_the_end)
+        if limit is not None:
+            limiter = work.limiter = self._limiters.setdefault(key, Limiter(limit, key))
+            limiter.users += 1
         self._running[work] = None
-        self._contexts.hold(state, work.scope)
-        task = loop.create_task(self._run(work, call, delay, limiter, key), name=f"{self._host.id}.{name}")
-        if not work.done():  # an eager task may have ended within the call
+        self._contexts.hold(state, work)
+        task = loop.create_task(self._run(work, call, delay), name=f"{self._host.id}.{name}")
+        if not work.done():  # pragma: no branch - only an eager task, from Python 3.12 on, ends within the call
             work.task = task
             # A task cancelled before its first step runs none of its code, not even `finally`.
             task.add_done_callback(lambda _: self._finish(work))
@@ -159,8 +185,6 @@ class Works:
         work: Work,
         call: Callable[[], Coroutine[Any, Any, object]],
         delay: float,
-        limiter: Limiter | None,
-        key: object,
     ) -> None:
         try:
             if work.scope.cancel_called:
@@ -169,24 +193,32 @@ class Works:
             with work.scope:
                 if delay:
                     await anyio.sleep(delay)
-                async with limiter or contextlib.nullcontext():
-                    await call()
+                async with work.limiter or contextlib.nullcontext():
+                    _refuse_coroutine(await call(), work.name)
         except Exception as err:  # noqa: BLE001 - the machine's error state
             self._host.faults.work_failed(err, work.name)
         finally:
-            if limiter is not None:
-                limiter.users -= 1
-                if not limiter.users:
-                    self._limiters.pop(key, None)
             self._finish(work)
 
     def _finish(self, work: Work) -> None:
-        if self._running.pop(work, _GONE) is not _GONE:
-            self._contexts.release(work.state, work.scope)
-            work.finish()
+        if self._running.pop(work, _GONE) is _GONE:
+            return
+        self._contexts.release(work.state, work)
+        if (limiter := work.limiter) is not None:
+            limiter.users -= 1
+            if not limiter.users:
+                del self._limiters[limiter.key]
+        work.finish()
 
 
 _GONE = object()
+
+
+def _refuse_coroutine(result: object, name: str) -> None:
+    """Say what is wrong with a plain function that made a coroutine, in its thread, instead of doing the work."""
+    if inspect.iscoroutine(result):
+        result.close()
+        raise HandlerError(f"{name} returned a coroutine, which would never run; fork the `async def` itself")
 
 
 def as_coroutine_function(fn: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
@@ -200,5 +232,4 @@ def limit_key(fn: Callable[..., Any]) -> object:
     """Give what a function is limited by: its code, which all methods and closures made of it share."""
     while isinstance(fn, functools.partial):
         fn = fn.func
-    fn = getattr(fn, "__func__", fn)
     return getattr(fn, "__code__", fn)
