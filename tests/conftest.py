@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
-import pytest_asyncio
 import uvloop
 from hypothesis import HealthCheck, settings
 
+import asyncmachine as am
+
 settings.register_profile("ci", max_examples=100, deadline=None)
-settings.register_profile(
-    "nightly", max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+settings.register_profile("nightly", max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci")
 
 
@@ -37,14 +35,12 @@ def pytest_asyncio_loop_factories(
     return factories
 
 
-@pytest_asyncio.fixture
-async def no_leaks() -> AsyncIterator[None]:
-    """Fail a test that leaves a task behind."""
-    before = asyncio.all_tasks()
-    yield
-    await turns()
-    gc.collect()
-    assert asyncio.all_tasks() == before
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have machines wait for slow handlers: a loaded computer is none. Tests of the report give their own timeout."""
+    defaults = am.Machine.__init__.__kwdefaults__
+    assert defaults["handler_timeout"] == 0.1
+    monkeypatch.setitem(defaults, "handler_timeout", None)
 
 
 async def turns(count: int = 5) -> None:

@@ -1,0 +1,954 @@
+"""Handlers: how they are found on any object, in a mapping, or by marks, what is refused when bound, and the event."""
+
+# ruff: noqa: N815 - handlers behind a prefix are named as users name them
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import types
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+from conftest import turns
+from typing_extensions import override
+
+import asyncmachine as am
+
+SCHEMA: dict[str, am.StateDict] = {"Foo": {}, "Bar": {}, "Quux": {}}
+
+
+def nothing(e: am.Event) -> None:
+    """Do nothing."""
+
+
+class Noting:
+    """A base for handlers that note their calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def note(self, e: am.Event) -> None:
+        self.calls.append(e.name)
+
+
+# By name on an object.
+
+
+def test_handlers_are_found_by_name_with_every_suffix_and_for_pairs() -> None:
+    class Handlers(Noting):
+        FooEnter = FooExit = FooState = FooEnd = BarFoo = BarBar = AnyEnter = AnyState = Noting.note
+
+    handlers = Handlers()
+    mach = am.Machine(SCHEMA, handlers=handlers)
+    mach.add1("Bar")
+    handlers.calls.clear()
+    mach.add1("Foo")
+    assert handlers.calls == ["FooEnter", "BarBar", "BarFoo", "AnyEnter", "FooState", "AnyState"]
+    handlers.calls.clear()
+    mach.remove1("Foo")
+    assert handlers.calls == ["FooExit", "AnyEnter", "FooEnd", "AnyState"]
+
+
+def test_inherited_methods_are_handlers_and_overridden_ones_are_called_once() -> None:
+    class Base(Noting):
+        def FooState(self, e: am.Event) -> None:
+            self.calls.append("Base.FooState")
+
+        def BarState(self, e: am.Event) -> None:
+            self.calls.append("Base.BarState")
+
+    class Mixin:
+        calls: list[str]
+
+        def QuuxState(self, e: am.Event) -> None:
+            self.calls.append("Mixin.QuuxState")
+
+    class Handlers(Base, Mixin):
+        @override
+        def FooState(self, e: am.Event) -> None:
+            self.calls.append("FooState")
+            super().FooState(e)
+
+    handlers = Handlers()
+    mach = am.Machine(SCHEMA, handlers=handlers)
+    for state in SCHEMA:
+        mach.add1(state)
+    assert handlers.calls == ["FooState", "Base.FooState", "Base.BarState", "Mixin.QuuxState"]
+
+
+def test_static_class_and_partial_methods_and_callable_objects_are_handlers() -> None:
+    calls: list[str] = []
+
+    class Caller:
+        def __call__(self, e: am.Event) -> None:
+            calls.append(e.name)
+
+    class Handlers:
+        @staticmethod
+        def FooState(e: am.Event) -> None:
+            calls.append(e.name)
+
+        @classmethod
+        def BarState(cls, e: am.Event) -> None:
+            calls.append(f"{e.name} of {cls.__name__}")
+
+        def count(self, number: int, e: am.Event) -> None:
+            calls.append(f"{e.name} {number}")
+
+        QuuxState = functools.partialmethod(count, 3)
+        FooEnd = Caller()
+        BarEnd = staticmethod(functools.partial(lambda word, e: calls.append(f"{e.name} {word}"), "partial"))
+
+    mach = am.Machine(SCHEMA, handlers=Handlers())
+    mach.add(["Foo", "Bar", "Quux"])
+    assert sorted(calls) == ["BarState of Handlers", "FooState", "QuuxState 3"]
+    calls.clear()
+    mach.remove(["Foo", "Bar"])
+    assert sorted(calls) == ["BarEnd partial", "FooEnd"]
+
+
+def test_functions_set_on_an_instance_are_handlers() -> None:
+    calls: list[str] = []
+    handlers = types.SimpleNamespace(FooState=lambda e: calls.append(e.name), FooData="no function", BarState=None)
+    mach = am.Machine(SCHEMA, handlers=handlers)
+    mach.add(["Foo", "Bar"])
+    assert calls == ["FooState"]
+    assert mach.handlers == ("SimpleNamespace",)
+
+
+def test_objects_with_slots_are_searched_too() -> None:
+    class Slotted:
+        __slots__ = ("calls",)
+
+        def __init__(self) -> None:
+            self.calls: list[str] = []
+
+        def FooState(self, e: am.Event) -> None:
+            self.calls.append(e.name)
+
+    handlers = Slotted()
+    am.Machine(SCHEMA, handlers=handlers).add1("Foo")
+    assert handlers.calls == ["FooState"]
+
+
+def test_the_functions_of_a_module_are_handlers_and_its_classes_are_not() -> None:
+    calls: list[str] = []
+    module = types.ModuleType("my_handlers")
+    module.FooState = lambda e: calls.append(e.name)  # type: ignore[attr-defined]
+    module.BarState = type("BarState", (), {})  # type: ignore[attr-defined]
+    mach = am.Machine(SCHEMA, handlers=module)
+    mach.add(["Foo", "Bar"])
+    assert calls == ["FooState"]
+
+
+def test_properties_are_not_evaluated() -> None:
+    class Handlers(Noting):
+        @property
+        def BarState(self) -> object:
+            raise AssertionError("evaluated")
+
+        @functools.cached_property
+        def FooEnter(self) -> object:
+            raise AssertionError("evaluated")
+
+        FooState = Noting.note
+
+    handlers = Handlers()
+    mach = am.Machine(SCHEMA, handlers=handlers)
+    assert mach.add(["Foo", "Bar"]).executed
+    assert handlers.calls == ["FooState"]
+
+
+def test_what_is_no_handlers_name_is_let_be() -> None:
+    class Helper:
+        pass
+
+    class Handlers(Noting):
+        Foo: ClassVar[str] = "a constant named as a state"
+        Enter = State = Noting.note  # suffixes alone
+        FooState = Noting.note
+        FoEnter: ClassVar[int] = 3
+        BarHelper = Helper  # a class
+
+        def Load(self, e: am.Event) -> None:
+            self.calls.append("capitalised, but like no handler")
+
+        def foo_state(self, e: am.Event) -> None:
+            self.calls.append("lower case")
+
+        def _FooEnter(self, e: am.Event) -> None:
+            self.calls.append("private")
+
+    handlers = Handlers()
+    mach = am.Machine(SCHEMA, handlers=handlers)
+    mach.add(["Foo", "Bar"])
+    assert handlers.calls == ["FooState"]
+
+
+def test_a_prefix_tells_handlers_of_several_machines_apart_on_one_object() -> None:
+    class Handlers(Noting):
+        door_FooState = light_FooState = light_BarState = FooState = door_FooEnter = Noting.note
+
+        def door_opened(self, e: am.Event) -> None:
+            raise AssertionError("no handler")
+
+    handlers = Handlers()
+    door, light = am.Machine(SCHEMA), am.Machine(SCHEMA)
+    door.bind_handlers(handlers, prefix="door_")
+    light.bind_handlers(handlers, prefix="light_")
+    door.add(["Foo", "Bar"])
+    assert handlers.calls == ["FooEnter", "FooState"]
+    handlers.calls.clear()
+    light.add(["Foo", "Bar"])
+    assert sorted(handlers.calls) == ["BarState", "FooState"]
+
+
+def test_a_misspelt_handler_behind_a_prefix_is_found_too() -> None:
+    class Handlers:
+        def on_FoState(self, e: am.Event) -> None: ...
+
+    with pytest.raises(
+        am.HandlerError,
+        match=r"FoState of Handlers is no handler: it fits no state; rename it, .*; did you mean 'FooState'",
+    ):
+        am.Machine(SCHEMA).bind_handlers(Handlers(), prefix="on_")
+
+
+# In a mapping.
+
+
+def test_a_mapping_binds_functions_by_name() -> None:
+    calls: list[str] = []
+    handlers: Mapping[str, Callable[[am.Event], object]] = types.MappingProxyType(
+        {"FooEnter": lambda e: calls.append(e.name), "FooState": lambda e: calls.append(e.name)}
+    )
+    mach = am.Machine(SCHEMA)
+    assert mach.bind_handlers(handlers) == "mappingproxy"
+    mach.add1("Foo")
+    assert calls == ["FooEnter", "FooState"]
+
+
+def test_a_mapping_takes_only_what_its_prefix_begins() -> None:
+    calls: list[str] = []
+
+    def note(e: am.Event) -> None:
+        calls.append(e.name)
+
+    mach = am.Machine(SCHEMA)
+    mach.bind_handlers({"door_FooState": note, "BarState": note, "light_QuuxState": note}, prefix="door_")
+    mach.add(["Foo", "Bar", "Quux"])
+    assert calls == ["FooState"]
+
+
+def test_a_mapping_bound_without_strict_leaves_out_what_fits_no_state() -> None:
+    calls: list[str] = []
+
+    def note(e: am.Event) -> None:
+        calls.append(e.name)
+
+    mach = am.Machine(SCHEMA)
+    mach.bind_handlers({"FooState": note, "FoState": note, "Elsewhere": note}, strict=False)
+    mach.add1("Foo")
+    assert calls == ["FooState"]
+
+
+def test_several_handlers_may_be_given_to_the_machine() -> None:
+    calls: list[str] = []
+    both = [{"FooState": lambda e: calls.append("first")}, {"FooState": lambda e: calls.append("second")}]
+    assert am.Machine(SCHEMA, handlers=both).handlers == ("dict", "dict#2")
+    am.Machine(SCHEMA, handlers=tuple(both)).add1("Foo")
+    assert calls == ["first", "second"]
+
+
+# By marks.
+
+
+def test_marks_make_handlers_of_methods_of_any_name() -> None:
+    class Handlers(Noting):
+        @am.on.enter("Foo", "Bar")
+        def may_enter(self, e: am.Event) -> bool:
+            self.calls.append(f"may_enter as {e.name}")
+            return True
+
+        @am.on.exit("Foo")
+        def may_leave(self, e: am.Event) -> bool:
+            self.calls.append(f"may_leave as {e.name}")
+            return True
+
+        @am.on.state("Foo")
+        @am.on.end("Foo", "Bar")
+        def changed(self, e: am.Event) -> None:
+            self.calls.append(f"changed as {e.name}")
+
+        @am.on.both("Foo", "Bar")
+        def together(self, e: am.Event) -> bool:
+            self.calls.append(f"together as {e.name}")
+            return True
+
+        @am.on.both("Foo", "Foo")
+        def stay(self, e: am.Event) -> bool:
+            self.calls.append(f"stay as {e.name}")
+            return True
+
+        @am.on.enter("Any")
+        @am.on.state("Any")
+        def always(self, e: am.Event) -> None:
+            self.calls.append(f"always as {e.name}")
+
+    handlers = Handlers()
+    mach = am.Machine(SCHEMA, handlers=handlers)
+    mach.add1("Foo")
+    assert handlers.calls == [
+        "may_enter as FooEnter",
+        "always as AnyEnter",
+        "changed as FooState",
+        "always as AnyState",
+    ]
+    handlers.calls.clear()
+    mach.add1("Bar")
+    assert handlers.calls == [
+        "may_enter as BarEnter",
+        "stay as FooFoo",
+        "together as FooBar",
+        "always as AnyEnter",
+        "always as AnyState",
+    ]
+    handlers.calls.clear()
+    mach.remove(["Bar", "Foo"])
+    ended = ["changed as BarEnd", "changed as FooEnd"]
+    assert handlers.calls[:2] == ["may_leave as FooExit", "always as AnyEnter"]
+    assert sorted(handlers.calls[2:4]) == ended
+
+
+def test_a_method_both_marked_and_named_is_called_once() -> None:
+    class Handlers(Noting):
+        @am.on.state("Foo", "Foo")
+        @am.on.state("Foo", "Bar")
+        def FooState(self, e: am.Event) -> None:
+            self.calls.append(e.name)
+
+    handlers = Handlers()
+    mach = am.Machine(SCHEMA, handlers=handlers)
+    mach.add1("Foo")
+    mach.add1("Bar")
+    assert handlers.calls == ["FooState", "BarState"]
+
+
+def test_marks_may_stand_above_and_below_staticmethod_and_classmethod() -> None:
+    calls: list[str] = []
+
+    class Handlers:
+        @am.on.state("Foo")
+        @staticmethod
+        def above_static(e: am.Event) -> None:
+            calls.append("above_static")
+
+        @staticmethod
+        @am.on.state("Foo")
+        def below_static(e: am.Event) -> None:
+            calls.append("below_static")
+
+        @am.on.state("Foo")
+        @classmethod
+        def above_class(cls, e: am.Event) -> None:
+            calls.append("above_class")
+
+        @classmethod
+        @am.on.state("Foo")
+        def below_class(cls, e: am.Event) -> None:
+            calls.append("below_class")
+
+    am.Machine(SCHEMA, handlers=Handlers()).add1("Foo")
+    assert calls == ["above_static", "below_static", "above_class", "below_class"]
+
+
+def test_marked_methods_are_inherited() -> None:
+    class Base(Noting):
+        @am.on.state("Foo")
+        def inherited(self, e: am.Event) -> None:
+            self.calls.append("inherited")
+
+    class Handlers(Base):
+        pass
+
+    handlers = Handlers()
+    am.Machine(SCHEMA, handlers=handlers).add1("Foo")
+    assert handlers.calls == ["inherited"]
+
+
+def test_marks_hold_whatever_the_prefix_and_without_strict() -> None:
+    class Handlers(Noting):
+        @am.on.state("Foo")
+        def marked(self, e: am.Event) -> None:
+            self.calls.append("marked")
+
+    handlers = Handlers()
+    mach = am.Machine(SCHEMA)
+    mach.bind_handlers(handlers, prefix="door_", strict=False)
+    mach.add1("Foo")
+    assert handlers.calls == ["marked"]
+
+
+def test_a_mark_leaves_the_function_as_it_is() -> None:
+    def plain(e: am.Event) -> str:
+        return "as ever"
+
+    assert am.on.state("Foo")(plain) is plain
+    mach = am.Machine(SCHEMA)
+    assert mach.on.state("Foo")(plain) is plain
+
+
+async def test_a_limit_bounds_how_many_runs_of_an_async_handler_are_at_work() -> None:
+    running: list[object] = []
+    release = asyncio.Event()
+
+    class Handlers:
+        @am.on.state("Multi", limit=2)
+        async def MultiState(self, e: am.Event) -> None:
+            running.append(e.args["number"])
+            await release.wait()
+            running.remove(e.args["number"])
+
+    async with am.Machine({"Multi": {"multi": True}}, handlers=Handlers()) as mach:
+        for number in range(4):
+            mach.add1("Multi", {"number": number})
+        await turns()
+        assert running == [0, 1]
+        release.set()
+        await turns()
+        assert running == []
+
+
+async def test_a_limit_holds_on_while_handlers_are_bound_and_detached_and_the_schema_grows() -> None:
+    running: list[object] = []
+
+    class Handlers:
+        @am.on.state("Multi", limit=1)
+        async def work(self, e: am.Event) -> None:
+            running.append(e.args["number"])
+            await asyncio.Event().wait()
+
+    async with am.Machine({"Multi": {"multi": True}}, handlers=Handlers()) as mach:
+        mach.add1("Multi", {"number": 0})
+        bound = mach.bind_handlers({"MultiEnd": nothing})
+        mach.add1("Multi", {"number": 1})
+        mach.detach_handlers(bound)
+        mach.add1("Multi", {"number": 2})
+        mach.set_schema({"Multi": {"multi": True}, "Exception": {"multi": True}, "More": {}})
+        mach.add1("Multi", {"number": 3})
+        await turns()
+        assert running == [0]
+
+
+def test_a_machine_binds_plain_functions_by_marks() -> None:
+    calls: list[str] = []
+    mach = am.Machine(SCHEMA)
+
+    @mach.on.enter("Foo", "Bar", "Foo")
+    def may_enter(e: am.Event) -> bool:
+        calls.append(f"may_enter as {e.name}")
+        return e.name == "FooEnter"
+
+    @mach.on.state("Foo")
+    def entered(e: am.Event) -> None:
+        calls.append(f"entered as {e.name}")
+
+    assert mach.add1("Foo").executed
+    assert mach.add1("Bar").canceled
+    assert calls == ["may_enter as FooEnter", "entered as FooState", "may_enter as BarEnter"]
+    assert mach.handlers == ("may_enter", "entered")
+    mach.detach_handlers("may_enter")
+    assert mach.add1("Bar").executed
+
+
+# Ids and detaching.
+
+
+def test_ids_are_made_of_the_class_and_stay_unique() -> None:
+    class Handlers(Noting):
+        FooState = Noting.note
+
+    mach = am.Machine(SCHEMA)
+    handlers = [Handlers() for _ in range(4)]
+    assert [mach.bind_handlers(each) for each in handlers[:3]] == ["Handlers", "Handlers#2", "Handlers#3"]
+    mach.detach_handlers("Handlers")
+    assert mach.bind_handlers(handlers[3]) == "Handlers"
+    assert mach.handlers == ("Handlers#2", "Handlers#3", "Handlers")
+    mach.detach_handlers("Handlers#2")
+    mach.add1("Foo")
+    assert [each.calls for each in handlers] == [[], [], ["FooState"], ["FooState"]]
+
+
+def test_an_id_of_ones_own_is_used_in_reasons_and_to_detach() -> None:
+    mach = am.Machine(SCHEMA)
+    assert mach.bind_handlers({"FooEnter": lambda e: False}, id="guard") == "guard"
+    assert mach.add1("Foo").reason == "vetoed by FooEnter of guard"
+    mach.detach_handlers("guard")
+    assert mach.handlers == ()
+    assert mach.add1("Foo").executed
+
+
+def test_detached_handlers_leave_the_others_in_their_order() -> None:
+    calls: list[str] = []
+    mach = am.Machine(SCHEMA)
+    for name in ("first", "second", "third"):
+        mach.bind_handlers({"FooState": lambda e, name=name: calls.append(name)}, id=name)
+    mach.detach_handlers("second")
+    mach.add1("Foo")
+    assert calls == ["first", "third"]
+
+
+def test_pairs_are_forgotten_when_detached() -> None:
+    mach = am.Machine(SCHEMA)
+    mach.add1("Foo")
+    mach.bind_handlers({"FooBar": lambda e: False}, id="apart")
+    assert mach.add1("Bar").canceled
+    mach.detach_handlers("apart")
+    assert mach.add1("Bar").executed
+
+
+def test_handlers_for_states_to_come_are_found_when_the_schema_grows() -> None:
+    handlers: dict[str, Callable[[am.Event], object]] = {"FooState": nothing, "MoreEnter": lambda e: False}
+    mach = am.Machine({"Foo": {}})
+    mach.bind_handlers(handlers, id="early", strict=False)
+    mach.set_schema({"Foo": {}, "Exception": {"multi": True}, "More": {}})
+    assert mach.add1("More").reason == "vetoed by MoreEnter of early"
+
+
+# What is refused.
+
+
+class Typo:
+    def FoEnter(self, e: am.Event) -> None: ...
+
+
+class NoState:
+    def FooBra(self, e: am.Event) -> None: ...
+
+
+class AnyExit:
+    def AnyExit(self, e: am.Event) -> None: ...
+
+
+class AsyncEnter:
+    async def FooEnter(self, e: am.Event) -> bool:
+        return True
+
+
+class AsyncPair:
+    async def FooBar(self, e: am.Event) -> bool:
+        return True
+
+
+class Generator:
+    def FooState(self, e: am.Event) -> Iterator[None]:
+        yield
+
+
+class AsyncGenerator:
+    async def FooState(self, e: am.Event) -> AsyncIterator[None]:
+        yield
+
+
+class NoEvent:
+    def FooState(self) -> None: ...
+
+
+class TooMuch:
+    def FooState(self, e: am.Event, more: int) -> None: ...
+
+
+class KeywordOnly:
+    def FooState(self, *, e: am.Event) -> None: ...
+
+
+class Empty:
+    def something(self) -> None: ...
+
+
+class AsyncCaller:
+    async def __call__(self, e: am.Event) -> bool:
+        return True
+
+
+class MarkedUnknown:
+    @am.on.state("Fooo")
+    def marked(self, e: am.Event) -> None: ...
+
+
+class MarkedPair:
+    @am.on.both("Foo", "Nope")
+    def marked(self, e: am.Event) -> None: ...
+
+
+class MarkedAsync:
+    @am.on.exit("Foo")
+    async def marked(self, e: am.Event) -> None: ...
+
+
+LENIENT = "; rename it, or bind with strict=False"
+ASYNC = "is async, but a negotiation handler must answer at once; make it"
+WRONG_SIGNATURE = "must take the event and nothing else, `def FooState(self, e)`:"
+NO_GENERATOR = "is a generator and would never run; let it return instead of yield"
+
+REFUSED: dict[str, tuple[object, str, str]] = {
+    "typo": (Typo(), f"FoEnter of Typo is no handler: it fits no state{LENIENT}; did you mean 'FooEnter'", "?"),
+    "no such pair": (
+        NoState(),
+        f"FooBra of NoState is no handler: it fits no state{LENIENT}",
+        "; did you mean 'FooBar'?",
+    ),
+    "no global handler": (AnyExit(), f"AnyExit of AnyExit is no handler: it fits no state{LENIENT}", "?"),
+    "async enter": (
+        AsyncEnter(),
+        f"FooEnter of AsyncEnter {ASYNC} `def FooEnter(self, e)`",
+        ", and do the work in `async def FooState`",
+    ),
+    "async pair": (
+        AsyncPair(),
+        f"FooBar of AsyncPair {ASYNC} `def FooBar(self, e)`",
+        ", and do the work in `async def BarState`",
+    ),
+    "generator": (Generator(), "FooState of Generator ", NO_GENERATOR),
+    "async generator": (AsyncGenerator(), "FooState of AsyncGenerator ", NO_GENERATOR),
+    "no event": (NoEvent(), f"FooState of NoEvent {WRONG_SIGNATURE}", "too many positional arguments"),
+    "more arguments": (TooMuch(), f"FooState of TooMuch {WRONG_SIGNATURE}", "missing a required argument: 'more'"),
+    "keyword": (KeywordOnly(), f"FooState of KeywordOnly {WRONG_SIGNATURE}", "too many positional arguments"),
+    "nothing": (Empty(), "Empty has no handler for any of the states; ", "a method such as FooState(self, e)"),
+    "a function": (nothing, "function has no handler for any of the states; ", "a method such as FooState(self, e)"),
+    "empty mapping": ({}, "dict has no handler for any of the states; ", "a method such as FooState(self, e)"),
+    "class": (Empty, "Empty is a class; bind an instance: Empty()", ""),
+    "no function": ({"FooState": 5}, "FooState of dict must be a function that takes the event, not 5", ""),
+    "async object": ({"FooEnter": AsyncCaller()}, f"FooEnter of dict {ASYNC}", "`async def FooState`"),
+    "async partial": (
+        {"FooEnter": functools.partial(AsyncEnter.FooEnter, None)},
+        f"FooEnter of dict {ASYNC}",
+        "`async def FooState`",
+    ),
+    "nonsense": ({"Nonsense": nothing}, f"Nonsense of dict is no handler: it fits no state{LENIENT}", ""),
+    "no name": ({5: nothing}, "5 of dict is no name; name handlers as in {'FooState': function}", ""),
+    "marked typo": (
+        MarkedUnknown(),
+        "FoooState of MarkedUnknown is no handler: it fits no state; mark it with names of states; did you mean 'FooS",
+        "?",
+    ),
+    "marked pair": (
+        MarkedPair(),
+        "FooNope of MarkedPair is no handler: it fits no state; mark it with names of states",
+        "; did you mean 'FooFoo'?",
+    ),
+    "marked async": (MarkedAsync(), f"FooExit of MarkedAsync {ASYNC}", "`async def FooState`"),
+}
+
+
+@pytest.mark.parametrize(("handlers", "start", "end"), REFUSED.values(), ids=REFUSED)
+def test_what_could_never_be_called_as_meant_is_refused_when_bound(handlers: object, start: str, end: str) -> None:
+    mach = am.Machine(SCHEMA)
+    with pytest.raises(am.HandlerError) as caught:
+        mach.bind_handlers(handlers)
+    assert str(caught.value).startswith(start)
+    assert str(caught.value).endswith(end)
+    assert mach.handlers == ()
+
+
+def test_without_strict_names_that_fit_no_state_are_let_be() -> None:
+    class Handlers(Noting):
+        FoEnter = FooBra = FooState = Noting.note
+
+    handlers = Handlers()
+    mach = am.Machine(SCHEMA)
+    mach.bind_handlers(handlers, strict=False)
+    mach.add(["Foo", "Bar"])
+    assert handlers.calls == ["FooState"]
+    assert mach.bind_handlers(Empty(), strict=False) == "Empty"
+
+
+@pytest.mark.parametrize("handlers", [AsyncEnter(), Generator(), TooMuch(), MarkedUnknown(), {"FooState": 5}])
+def test_without_strict_what_could_never_be_called_is_still_refused(handlers: object) -> None:
+    with pytest.raises(am.HandlerError, match=r"is async|is a generator|must take|fits no state|must be a function"):
+        am.Machine(SCHEMA).bind_handlers(handlers, strict=False)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_name_that_two_pairs_of_states_could_mean_is_refused(*, strict: bool) -> None:
+    mach = am.Machine({"A": {}, "BC": {}, "AB": {}, "C": {}})
+    text = "ABC of dict reads as A+BC and as AB+C; rename a state so that only one is left"
+    with pytest.raises(am.HandlerError) as caught:
+        mach.bind_handlers({"ABC": nothing}, strict=strict)
+    assert str(caught.value) == text
+
+
+def test_a_name_that_a_state_and_a_pair_could_mean_is_refused() -> None:
+    mach = am.Machine({"Foo": {}, "State": {}})
+    text = (
+        "FooState of dict reads as the State handler of Foo and as Foo+State; rename a state so that only one is left"
+    )
+    with pytest.raises(am.HandlerError) as caught:
+        mach.bind_handlers({"FooState": nothing})
+    assert str(caught.value) == text
+
+
+def test_one_bad_handler_binds_none_and_leaves_the_others() -> None:
+    calls: list[str] = []
+    mach = am.Machine(SCHEMA)
+    mach.bind_handlers({"FooState": lambda e: calls.append("good")})
+    with pytest.raises(am.HandlerError, match="BarState of dict#2 must be a function"):
+        mach.bind_handlers({"FooState": lambda e: calls.append("bad"), "BarState": 5})
+    mach.add1("Foo")
+    assert calls == ["good"]
+    assert mach.handlers == ("dict",)
+
+
+def test_an_id_is_taken_once() -> None:
+    mach = am.Machine(SCHEMA)
+    mach.bind_handlers({"FooState": nothing}, id="mine")
+    with pytest.raises(am.HandlerError, match="handlers are bound under the id 'mine' already; detach them first"):
+        mach.bind_handlers({"BarState": nothing}, id="mine")
+
+
+def test_an_unknown_id_cannot_be_detached() -> None:
+    mach = am.Machine(SCHEMA)
+    mach.bind_handlers({"FooState": nothing}, id="guard")
+    with pytest.raises(am.HandlerError, match=r"no handlers are bound under the id 'gard'; did you mean 'guard'\?"):
+        mach.detach_handlers("gard")
+    assert mach.handlers == ("guard",)
+
+
+def test_a_machine_refuses_bad_handlers_when_it_is_built() -> None:
+    with pytest.raises(am.HandlerError, match="FoEnter of Typo is no handler"):
+        am.Machine(SCHEMA, handlers=[{"FooState": nothing}, Typo()])
+
+
+@pytest.mark.parametrize("mark", ["enter", "exit", "state", "end"])
+def test_a_mark_without_states_is_refused(mark: str) -> None:
+    text = 'name the states of the handler: @am.on.enter\\("Foo"\\)'
+    with pytest.raises(am.HandlerError, match=text):
+        getattr(am.on, mark)()
+    with pytest.raises(am.HandlerError, match=text):
+        getattr(am.on, mark)(nothing)  # the parentheses were forgotten
+
+
+def test_a_mark_on_a_machine_names_its_states() -> None:
+    mach = am.Machine(SCHEMA)
+    with pytest.raises(am.HandlerError, match=r"FoooEnter of nothing is no handler.*; mark it with names.* 'FooEnter'"):
+        mach.on.enter("Fooo")(nothing)
+    assert mach.handlers == ()
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_below_one_is_refused(limit: int) -> None:
+    with pytest.raises(am.HandlerError, match=f"limit is how many may run at once, 1 or more, not {limit}"):
+        am.on.state("Foo", limit=limit)
+
+
+def test_a_callable_whose_signature_cannot_be_known_is_tried_when_called() -> None:
+    mach = am.Machine(SCHEMA)
+    mach.bind_handlers({"FooState": max})
+    assert mach.add1("Foo").canceled
+    assert isinstance(mach.err, TypeError)
+
+
+def test_handlers_with_defaults_and_variable_arguments_are_taken() -> None:
+    calls: list[object] = []
+    mach = am.Machine(SCHEMA)
+    mach.bind_handlers(
+        {"FooState": lambda e, more=3: calls.append(more), "BarState": lambda *args, **options: calls.append(len(args))}
+    )
+    mach.add1("Foo")
+    mach.add1("Bar")
+    assert calls == [3, 1]
+
+
+async def test_async_callables_of_every_kind_are_work() -> None:
+    calls: list[str] = []
+
+    class Caller:
+        async def __call__(self, e: am.Event) -> None:
+            calls.append(f"{e.name} object")
+
+    async def with_word(word: str, e: am.Event) -> None:
+        calls.append(f"{e.name} {word}")
+
+    class Handlers:
+        async def QuuxState(self, e: am.Event) -> None:
+            calls.append(f"{e.name} method")
+
+    mach = am.Machine(SCHEMA, handlers=Handlers())
+    mach.bind_handlers({"FooState": Caller(), "BarState": functools.partial(with_word, "partial")})
+    mach.bind_handlers({"FooEnd": functools.partial(Caller())})
+    mach.add(["Foo", "Bar", "Quux"])
+    await turns()
+    assert sorted(calls) == ["BarState partial", "FooState object", "QuuxState method"]
+    mach.remove1("Foo")
+    await turns()
+    assert calls[-1] == "FooEnd object"
+
+
+# The event.
+
+
+@dataclass
+class Conn:
+    addr: str
+    port: int = 80
+
+
+def test_an_event_says_which_handler_where_and_why() -> None:
+    events: list[am.Event] = []
+    mach = am.Machine(SCHEMA)
+    mach.add1("Bar")
+    mach.bind_handlers(dict.fromkeys(["FooEnter", "BarFoo", "AnyEnter", "FooState"], events.append))
+    mach.add1("Foo", {"id": 7})
+    assert [event.name for event in events] == ["FooEnter", "BarFoo", "AnyEnter", "FooState"]
+    assert [event.state for event in events] == ["Foo", "Foo", "Any", "Foo"]
+    for event in events:
+        assert isinstance(event, am.Event)
+        assert event.machine is mach
+        assert event.args == {"id": 7}
+        assert event.transition.called_states == ("Foo",)
+        assert event.mutation is event.transition.mutation
+        assert event.mutation.called == ("Foo",)
+    assert len({id(event.transition) for event in events}) == 1
+
+
+def test_typed_args_come_back_as_their_class_and_as_a_mapping() -> None:
+    seen: list[object] = []
+    mach = am.Machine(SCHEMA, handlers={"FooState": lambda e: seen.extend([e.arg(Conn), dict(e.args)])})
+    given = Conn(":5555")
+    mach.add1("Foo", given)
+    assert seen[0] is given
+    assert seen[1] == {"addr": ":5555", "port": 80}
+
+
+def test_typed_args_that_were_not_given_are_missed() -> None:
+    mach = am.Machine(SCHEMA, handlers={"FooState": lambda e: e.arg(Conn)})
+    mach.add1("Foo", {"addr": ":5555"})
+    assert isinstance(mach.err, am.ArgsError)
+    assert str(mach.err) == (
+        "this mutation carries no Conn, but a mapping with ['addr']; pass it along: mach.add(['Foo'], Conn(...))"
+    )
+
+
+def test_args_are_an_empty_mapping_without_any() -> None:
+    seen: list[object] = []
+    mach = am.Machine(SCHEMA, handlers={"FooState": lambda e: seen.append(e.args)})
+    mach.add1("Foo")
+    assert seen == [{}]
+
+
+def test_an_event_is_valid_while_its_own_transition_runs() -> None:
+    events: list[am.Event] = []
+    valid: list[tuple[str, bool]] = []
+    mach = am.Machine(SCHEMA)
+
+    def look(e: am.Event) -> None:
+        events.append(e)
+        valid.append((e.name, events[0].is_valid))
+        if e.name == "FooState":
+            mach.add1("Bar")
+
+    mach.bind_handlers(dict.fromkeys(["FooEnter", "FooState", "BarState"], look))
+    mach.add1("Foo")
+    assert valid == [("FooEnter", True), ("FooState", True), ("BarState", False)]
+    assert not any(event.is_valid for event in events)
+
+
+def test_an_event_is_not_valid_once_its_transition_is_canceled() -> None:
+    valid: dict[str, bool] = {}
+    mach = am.Machine({"Base": {"multi": True}, "Top": {"require": ["Base"]}})
+    mach.add(["Base", "Top"])
+
+    def fail(e: am.Event) -> None:
+        valid[e.name] = e.is_valid
+        raise ValueError("fails")
+
+    def end(e: am.Event) -> None:
+        valid[e.name] = e.is_valid
+
+    mach.bind_handlers({"BaseState": fail, "TopEnd": end})
+    mach.add1("Base")
+    assert valid == {"BaseState": True, "TopEnd": False}
+
+
+def test_the_repr_of_an_event_names_handler_and_transition() -> None:
+    seen: list[str] = []
+    mach = am.Machine(SCHEMA, handlers={"FooEnter": lambda e: seen.append(repr(e))})
+    mach.add(["Foo", "Bar"])
+    assert seen == ["<Event FooEnter of <Transition 1.1 [add] Foo Bar>>"]
+
+
+async def test_an_event_forks_under_the_context_of_its_state() -> None:
+    ended: list[str] = []
+    forked: list[am.Work] = []
+
+    async def work(name: str) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(name)
+
+    async with am.Machine(SCHEMA) as mach:
+        mach.bind_handlers(dict.fromkeys(["FooState", "AnyState"], lambda e: forked.append(e.fork(work, e.name))))
+        mach.add1("Foo")
+        await turns()
+        assert [each.done() for each in forked] == [False, False]
+        mach.detach_handlers("dict")
+        mach.remove1("Foo")
+        await turns()
+        assert ended == ["FooState"]
+        assert [each.done() for each in forked] == [True, False]
+    assert ended == ["FooState", "AnyState"]
+
+
+async def test_an_event_forks_with_a_delay_and_a_limit() -> None:
+    started: list[int] = []
+    release = asyncio.Event()
+
+    async def work(number: int) -> None:
+        started.append(number)
+        await release.wait()
+
+    def fork_three(e: am.Event) -> None:
+        for number in range(3):
+            e.fork(work, number, limit=1)
+        e.fork(work, 99, delay=60)
+
+    async with am.Machine(SCHEMA, handlers={"FooState": fork_three}) as mach:
+        mach.add1("Foo")
+        await turns()
+        assert started == [0]
+        release.set()
+        await turns(8)
+        assert started == [0, 1, 2]
+
+
+def test_a_handler_of_one_machine_may_be_bound_to_another() -> None:
+    seen: list[am.Machine] = []
+    handlers: dict[str, Callable[[am.Event], object]] = {"FooState": lambda e: seen.append(e.machine)}
+    first, second = am.Machine(SCHEMA, handlers=handlers), am.Machine(SCHEMA, handlers=handlers)
+    second.add1("Foo")
+    first.add1("Foo")
+    assert seen == [second, first]
+
+
+def test_handlers_may_not_be_bound_from_another_thread() -> None:
+    mach = am.Machine(SCHEMA)
+    mach.bind_handlers({"FooState": nothing}, id="mine")
+
+    def elsewhere() -> list[Any]:
+        raised: list[Any] = []
+        for call in (lambda: mach.bind_handlers({"FooState": nothing}), lambda: mach.detach_handlers("mine")):
+            try:
+                call()
+            except am.MachineThreadError as err:
+                raised.append(err)
+        return raised
+
+    async def main() -> list[Any]:
+        return await asyncio.get_running_loop().run_in_executor(None, elsewhere)
+
+    assert len(asyncio.run(main())) == 2
+    assert mach.handlers == ("mine",)

@@ -1,0 +1,686 @@
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import re
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import asyncmachine as am
+
+
+def problems(schema: Any, groups: Any = None) -> tuple[str, ...]:
+    """Make a schema that cannot work, and give its problems."""
+    with pytest.raises(am.SchemaError) as caught:
+        am.Schema(schema, groups)
+    assert str(caught.value) == "; ".join(caught.value.problems)
+    return caught.value.problems
+
+
+# State.
+
+
+def test_a_state_holds_its_properties_and_relations() -> None:
+    state = am.State(auto=True, multi=True, require=["A"], add=["B"], remove=["C"], after=["D"], tags=["ui"])
+    assert (state.auto, state.multi) == (True, True)
+    assert (state.require, state.add, state.remove, state.after) == (("A",), ("B",), ("C",), ("D",))
+    assert state.tags == ("ui",)
+
+
+def test_a_plain_state_has_nothing() -> None:
+    state = am.State()
+    assert state.to_dict() == {}
+    assert repr(state) == "State()"
+
+
+def test_names_are_kept_in_order_and_once() -> None:
+    assert am.State(require=["B", "A", "B"]).require == ("B", "A")
+
+
+def test_one_bare_name_is_a_list_of_one() -> None:
+    assert am.State(require="Start", tags="ui").to_dict() == {"require": ["Start"], "tags": ["ui"]}
+
+
+def test_names_may_come_from_any_iterable() -> None:
+    assert am.State(add=(name for name in "AB")).add == ("A", "B")
+
+
+def test_a_state_is_frozen_and_compared_by_value() -> None:
+    state = am.State(require=["A"])
+    with pytest.raises(AttributeError):
+        state.require = ()  # type: ignore[misc]
+    assert state == am.State(require=("A",))
+    assert hash(state) == hash(am.State(require=("A",)))
+    assert state != am.State(add=["A"])
+
+
+def test_extending_a_state_joins_all_it_has() -> None:
+    one = am.State(auto=True, require=["A"], add=["B"], remove=["C"], after=["D"], tags=["x"])
+    other = am.State(multi=True, require=["A", "E"], add=["F"], remove=["G"], after=["H"], tags=["y"])
+    assert one.extend(other) == am.State(
+        auto=True,
+        multi=True,
+        require=["A", "E"],
+        add=["B", "F"],
+        remove=["C", "G"],
+        after=["D", "H"],
+        tags=["x", "y"],
+    )
+
+
+def test_a_state_shows_what_it_has() -> None:
+    assert repr(am.State(multi=True, require=["A", "B"])) == "State(multi=True, require=['A', 'B'])"
+
+
+# Schema.
+
+
+@pytest.mark.parametrize("value", [{"require": ["B"], "multi": True}, am.State(require=["B"], multi=True)])
+def test_states_are_given_as_mappings_or_as_values(value: Any) -> None:
+    assert am.Schema({"A": value, "B": {}})["A"] == am.State(require=["B"], multi=True)
+
+
+def test_a_schema_is_a_mapping_in_order() -> None:
+    schema = am.Schema({"B": {}, "A": {"auto": True}})
+    assert list(schema) == ["B", "A", "Exception"]
+    assert schema.names == ("B", "A", "Exception")
+    assert schema.index == {"B": 0, "A": 1, "Exception": 2}
+    assert len(schema) == 3
+    assert "A" in schema
+    assert "C" not in schema
+    assert dict(schema)["A"].auto
+    with pytest.raises(KeyError):
+        schema["C"]
+
+
+def test_exception_is_added_last_and_multi() -> None:
+    schema = am.Schema({"A": {}})
+    assert schema.names[-1] == "Exception"
+    assert schema["Exception"] == am.State(multi=True)
+
+
+def test_a_declared_exception_is_left_as_it_is() -> None:
+    schema = am.Schema({"Exception": {"multi": True, "remove": ["A"]}, "A": {}})
+    assert schema.names == ("Exception", "A")
+    assert schema["Exception"].remove == ("A",)
+
+
+def test_a_schema_of_nothing_has_exception() -> None:
+    assert am.Schema({}).names == ("Exception",)
+
+
+def test_a_state_is_dropped_from_its_own_remove_and_after() -> None:
+    schema = am.Schema({"A": {"remove": ["B", "A"], "after": ["A", "B"]}, "B": {}})
+    assert schema["A"] == am.State(remove=["B"], after=["B"])
+
+
+def test_what_a_state_adds_it_does_not_remove() -> None:
+    schema = am.Schema({"A": {"add": ["B"], "remove": ["B", "C"]}, "B": {}, "C": {}})
+    assert schema["A"] == am.State(add=["B"], remove=["C"])
+
+
+def test_a_removed_state_that_is_added_may_be_required_too() -> None:
+    schema = am.Schema({"A": {"require": ["B"], "add": ["B"], "remove": ["B"]}, "B": {}})
+    assert schema["A"] == am.State(require=["B"], add=["B"])
+
+
+def test_schemas_are_equal_by_states_order_and_groups() -> None:
+    schema = am.Schema({"A": {}, "B": {}}, {"G": ["A"]})
+    assert schema == am.Schema({"A": am.State(), "B": {}}, {"G": ("A",)})
+    assert hash(schema) == hash(am.Schema({"A": {}, "B": {}}, {"G": ["A"]}))
+    assert schema != am.Schema({"B": {}, "A": {}}, {"G": ["A"]})
+    assert schema != am.Schema({"A": {}, "B": {}})
+    assert schema != am.Schema({"A": {}, "B": {"multi": True}}, {"G": ["A"]})
+    assert schema != {"A": am.State(), "B": am.State(), "Exception": am.State(multi=True)}
+
+
+def test_a_schema_shows_its_names() -> None:
+    assert repr(am.Schema({"A": {}})) == "Schema(A, Exception)"
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])  # noqa: S301
+def test_schemas_survive_copies_and_processes(again: Any) -> None:
+    schema = am.Schema({"A": {"require": ["B"]}, "B": {"tags": ["ui"]}}, {"G": ["A", "B"]})
+    assert again(schema) == schema
+    assert again(schema).index == schema.index
+
+
+def test_a_schema_is_apart_from_what_it_was_made_from() -> None:
+    source: dict[str, Any] = {"A": {"require": ["B"]}, "B": {}}
+    groups = {"G": ["A"]}
+    schema = am.Schema(source, groups)
+    source["A"]["require"].append("C")
+    source["C"] = {}
+    groups["G"].append("B")
+    assert schema.names == ("A", "B", "Exception")
+    assert schema["A"].require == ("B",)
+    assert schema.groups == {"G": ("A",)}
+
+
+def test_states_are_found_by_tag() -> None:
+    schema = am.Schema({"A": {"tags": ["ui", "x"]}, "B": {"tags": ["x"]}, "C": {}})
+    assert schema.filter_by_tag("x") == ("A", "B")
+    assert schema.filter_by_tag("ui") == ("A",)
+    assert schema.filter_by_tag("z") == ()
+
+
+def test_every_notation_of_a_schema_is_read() -> None:
+    class Declared(am.States):
+        A: str = am.state(auto=True)
+
+    schema = am.Schema({"A": {"auto": True}})
+    assert am.Schema.of(schema) is schema
+    assert am.Schema.of({"A": {"auto": True}}) == schema
+    assert am.Schema.of({"A": am.State(auto=True)}) == schema
+    assert am.Schema.of(Declared) == schema
+
+
+class NoSchema:
+    pass
+
+
+@pytest.mark.parametrize("wrong", [NoSchema, 5, None, ["A"]])
+def test_what_is_no_schema_is_refused_by_name(wrong: Any) -> None:
+    text = f"{wrong!r} is no schema; write a subclass of am.States, an am.Schema, or a mapping"
+    with pytest.raises(am.SchemaError, match=f"^{re.escape(text)}$"):
+        am.Machine(wrong)
+
+
+# Merging.
+
+
+def test_merging_adds_states_and_replaces_those_of_the_same_name() -> None:
+    class Declared(am.States):
+        C: str = am.state()
+        D: str = am.state(require=[C])
+        Both = am.group(C, D)
+
+    schema = am.Schema({"A": {"auto": True}, "B": {}}, {"G": ["A"], "H": ["B"]})
+    merged = schema.merge({"B": {"multi": True}}, Declared, am.Schema({"E": {}}, {"G": ["E"]}))
+    assert merged.names == ("A", "B", "Exception", "C", "D", "E")
+    assert merged["A"] == am.State(auto=True)
+    assert merged["B"] == am.State(multi=True)
+    assert merged["D"] == am.State(require=["C"])
+    assert merged.groups == {"G": ("E",), "H": ("B",), "Both": ("C", "D")}
+    assert schema.names == ("A", "B", "Exception")
+
+
+def test_merging_checks_the_whole() -> None:
+    class Mixin(am.States):
+        Ready: str = am.state(require=["Start"])
+
+    assert am.Schema({"Start": {}}).merge(Mixin)["Ready"].require == ("Start",)
+    with pytest.raises(am.SchemaError, match="Ready requires 'Start', which is no state of the schema"):
+        am.Schema({"Stop": {}}).merge(Mixin)
+
+
+def test_the_exception_every_schema_has_replaces_no_declared_one() -> None:
+    strict = am.Schema({"A": {}, "Exception": {"multi": True, "remove": ["A"]}})
+    assert strict.merge(am.Schema({"B": {}}))["Exception"].remove == ("A",)
+    assert am.Schema({"B": {}}).merge(strict)["Exception"].remove == ("A",)
+    assert strict.merge({"Exception": {"multi": True}})["Exception"].remove == ()
+
+
+# Problems.
+
+
+@pytest.mark.parametrize(
+    ("relation", "verb"),
+    [("require", "requires"), ("add", "adds"), ("remove", "removes"), ("after", "comes after")],
+)
+def test_an_unknown_name_in_a_relation_is_a_problem_with_the_closest(relation: str, verb: str) -> None:
+    assert problems({"Foo": {relation: ["Bra", "Nothing"]}, "Bar": {}}) == (
+        f"Foo {verb} 'Bra', which is no state of the schema; did you mean 'Bar'?",
+        f"Foo {verb} 'Nothing', which is no state of the schema",
+    )
+
+
+def test_a_name_in_a_relation_that_is_no_string_is_a_problem() -> None:
+    assert problems({"Foo": {"require": [5]}}) == ("Foo requires 5, which is no state of the schema",)
+
+
+def test_a_state_both_required_and_removed_is_a_problem() -> None:
+    assert problems({"A": {"require": ["B"], "remove": ["B"]}, "B": {}}) == (
+        "A both requires and removes B; it could never be active",
+    )
+
+
+@pytest.mark.parametrize("name", ["", "1st", "two words", "da-sh", "dot.ted", 5, None])
+def test_a_name_that_is_no_identifier_is_a_problem(name: Any) -> None:
+    assert problems({name: {}, "Foo": {"require": ["Fop"]}}) == (
+        f"{name!r} is no name for a state; handlers are found by name, so it must be an identifier",
+        "Foo requires 'Fop', which is no state of the schema; did you mean 'Foo'?",
+    )
+
+
+def test_the_name_of_the_global_handlers_is_reserved() -> None:
+    assert problems({"Any": {}}) == ("the name 'Any' is reserved for the handlers AnyEnter and AnyState",)
+
+
+@pytest.mark.parametrize("suffix", ["Enter", "Exit", "State", "End"])
+@pytest.mark.parametrize("owner", ["Foo", "Any"])
+def test_a_name_that_reads_as_a_handler_is_a_problem(owner: str, suffix: str) -> None:
+    assert problems({"Foo": {}, owner + suffix: {}}) == (
+        f"the state {owner}{suffix} reads as the {suffix} handler of {owner}; rename one of the two",
+    )
+
+
+def test_a_suffix_alone_or_of_no_state_is_no_problem() -> None:
+    assert am.Schema({"End": {}, "WeekEnd": {}}).names == ("End", "WeekEnd", "Exception")
+
+
+@pytest.mark.parametrize("value", [None, 5, ["Bar"], "Bar"])
+def test_a_state_that_is_no_mapping_is_a_problem(value: Any) -> None:
+    assert problems({"Foo": value}) == (
+        f"Foo is {value!r}; write am.State(...) or a mapping such as {{'require': ['Foo']}}",
+    )
+
+
+def test_an_unknown_property_is_a_problem_with_the_closest() -> None:
+    assert problems({"Foo": {"requires": ["Foo"], "colour": "red"}}) == (
+        "Foo has the unknown property 'requires'; did you mean 'require'?",
+        "Foo has the unknown property 'colour'",
+    )
+
+
+@pytest.mark.parametrize("key", ["require", "add", "remove", "after", "tags"])
+@pytest.mark.parametrize("value", [5, None, [["Foo"]]])
+def test_relations_that_are_no_lists_of_names_are_a_problem(key: str, value: Any) -> None:
+    assert problems({"Foo": {key: value}}) == (f"{key!r} of Foo is {value!r}; write a list of names",)
+
+
+def test_a_group_of_unknown_states_is_a_problem_with_the_closest() -> None:
+    assert problems({"Foo": {}}, {"G": ["Foo", "Fop", 5], "H": 5}) == (
+        "the group H is 5; write a list of names",
+        "the group G has 'Fop', which is no state of the schema; did you mean 'Foo'?",
+        "the group G has 5, which is no state of the schema",
+    )
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    found = problems(
+        {
+            "Foo": {"require": ["Bra", "Bar"], "remove": ["Bar"], "sad": 1},
+            "Bar": None,
+            "FooEnd": {},
+            "no name": {},
+            "Any": {},
+        },
+        {"G": ["Baz"]},
+    )
+    assert len(found) == 8
+    for text in ("Bra", "both requires", "'sad'", "Bar is None", "FooEnd reads as", "'no name'", "'Any'", "group G"):
+        assert sum(text in problem for problem in found) == 1, text
+
+
+def test_a_machine_cannot_be_built_on_problems() -> None:
+    with pytest.raises(am.SchemaError, match="Foo requires 'Bra'"):
+        am.Machine({"Foo": {"require": ["Bra"]}})
+
+
+# JSON.
+
+NAMES = [f"S{i}" for i in range(6)]
+
+
+@st.composite
+def schemas(draw: st.DrawFn) -> am.Schema:
+    names = draw(st.lists(st.sampled_from([*NAMES, "Exception"]), unique=True, max_size=6))
+    some = st.lists(st.sampled_from(names), max_size=3) if names else st.just([])
+    states: dict[str, am.State | am.StateDict] = {}
+    for name in names:
+        require = draw(some)
+        states[name] = am.State(
+            auto=draw(st.booleans()),
+            multi=draw(st.booleans()),
+            require=require,
+            add=draw(some),
+            remove=[other for other in draw(some) if other not in require],
+            after=draw(some),
+            tags=draw(st.lists(st.text(max_size=3), max_size=2)),
+        )
+    return am.Schema(states, draw(st.dictionaries(st.text(max_size=3), some, max_size=3)))
+
+
+@given(schemas())
+def test_a_schema_comes_back_from_json(schema: am.Schema) -> None:
+    again = am.Schema.from_json(schema.to_json())
+    assert again == schema
+    assert again.to_json() == schema.to_json()
+    assert am.Schema.from_json(schema.to_json().encode()) == schema
+
+
+@given(schemas())
+def test_a_schema_is_normal_once_and_for_all(schema: am.Schema) -> None:
+    assert am.Schema(dict(schema), schema.groups) == schema
+    assert schema.merge(schema) == schema
+    for name, value in schema.items():
+        assert name not in (*value.remove, *value.after)
+        assert not set(value.remove) & {*value.add, *value.require}
+
+
+KEYS = st.sampled_from(["A", "B", "states", "groups", "require", "multi", "tags"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["A", "B", ""]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(st.fixed_dictionaries({"states": JSON}, optional={"groups": JSON}) | JSON)
+def test_any_json_is_a_schema_or_has_problems(data: Any) -> None:
+    try:
+        schema = am.Schema.from_json(json.dumps(data))
+    except am.SchemaError:
+        return
+    assert set(schema.names) == {*data["states"], "Exception"}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", "the text is not JSON: "),
+        (b"\xff", "the text is not JSON: "),
+        ("[]", 'the JSON has no "states" object; write schemas with Schema.to_json()'),
+        ('{"states": []}', 'the JSON has no "states" object; write schemas with Schema.to_json()'),
+        ('{"states": {}, "groups": ["A"]}', "\"groups\" in the JSON is ['A']; write an object of names and lists of"),
+    ],
+)
+def test_what_is_no_schema_in_json_is_said(text: str | bytes, problem: str) -> None:
+    with pytest.raises(am.SchemaError, match=re.escape(problem)):
+        am.Schema.from_json(text)
+
+
+def test_json_without_groups_is_enough() -> None:
+    assert am.Schema.from_json('{"states": {"A": {}}}') == am.Schema({"A": {}})
+
+
+# States.
+
+
+class Base(am.States):
+    Start: str = am.state(tags=["base"])
+    Ready: str = am.state(require=[Start], tags=["base"])
+    Both = am.group(Start, Ready)
+
+
+def test_attributes_are_plain_strings() -> None:
+    assert type(Base.Start) is str
+    assert Base.Start == "Start"
+    mach = am.Machine(Base)
+    assert mach.add([Base.Start, Base.Ready]).executed
+    assert mach.is_(Base.Both)
+
+
+def test_relations_name_states_above_by_the_name_itself_or_by_string() -> None:
+    class Mixed(am.States):
+        A: str = am.state()
+        B: str = am.state(require=A, add=[A, "C"], remove=("D",), after=[A])
+        C: str = am.state()
+        D: str = am.state()
+
+    assert Mixed.schema()["B"] == am.State(require=["A"], add=["A", "C"], remove=["D"], after=["A"])
+    assert all(type(name) is str for name in Mixed.schema()["B"].require)
+
+
+def test_relations_take_a_whole_group_by_its_name() -> None:
+    class Grouped(am.States):
+        A: str = am.state()
+        B: str = am.state()
+        Pair = am.group(A, "B")
+        C: str = am.state(remove=Pair)
+        All = am.group(*Pair, C)
+
+    assert Grouped.schema()["C"].remove == ("A", "B")
+    assert Grouped.All == ("A", "B", "C")
+
+
+def test_annotations_are_not_needed() -> None:
+    class Bare(am.States):
+        A = am.state(auto=True)
+
+    assert Bare.schema()["A"].auto
+
+
+def test_states_come_in_the_order_they_are_declared() -> None:
+    assert list(Base.states()) == ["Start", "Ready"]
+    assert Base.schema().names == ("Start", "Ready", "Exception")
+
+
+def test_the_schema_of_a_class_is_made_once_and_not_shared_with_subclasses() -> None:
+    class Child(Base):
+        More: str = am.state()
+
+    assert Base.schema() is Base.schema()
+    assert Child.schema() is Child.schema()
+    assert Child.schema().names == ("Start", "Ready", "More", "Exception")
+    assert Base.schema().names == ("Start", "Ready", "Exception")
+
+
+def test_a_subclass_replaces_a_state_in_its_place() -> None:
+    class Child(Base):
+        More: str = am.state()
+        Start: str = am.state(multi=True)
+
+    assert Child.schema().names == ("Start", "Ready", "More", "Exception")
+    assert Child.schema()["Start"] == am.State(multi=True)
+    assert Base.schema()["Start"] == am.State(tags=["base"])
+
+
+def test_a_subclass_extends_a_state() -> None:
+    class Child(Base):
+        More: str = am.state()
+        Ready: str = am.state(extend=True, multi=True, require=[More], tags=["child"])
+
+    assert Child.schema()["Ready"] == am.State(multi=True, require=["Start", "More"], tags=["base", "child"])
+
+
+def test_states_of_several_bases_come_in_the_order_of_the_bases() -> None:
+    class Left(am.States):
+        L: str = am.state()
+
+    class Right(am.States):
+        R: str = am.state()
+
+    class Child(Right, Left):
+        C: str = am.state()
+
+    assert Child.schema().names == ("R", "L", "C", "Exception")
+
+
+def test_the_first_base_wins_over_the_second() -> None:
+    class Left(am.States):
+        A: str = am.state(tags=["left"])
+
+    class Right(am.States):
+        A: str = am.state(tags=["right"])
+
+    class Child(Left, Right):
+        pass
+
+    assert Child.schema()["A"].tags == ("left",)
+
+
+def test_a_mixin_extends_what_a_later_base_declares() -> None:
+    class Mixin(am.States):
+        Ready: str = am.state(extend=True, require=["Connected"])
+        Connected: str = am.state()
+
+    class Child(Mixin, Base):
+        pass
+
+    assert Child.schema()["Ready"].require == ("Start", "Connected")
+
+
+def test_a_diamond_has_each_state_once_and_each_extension_in_turn() -> None:
+    class Left(Base):
+        L: str = am.state()
+        Ready: str = am.state(extend=True, require=[L])
+
+    class Right(Base):
+        R: str = am.state()
+        Ready: str = am.state(extend=True, require=[R])
+
+    class Child(Left, Right):
+        C: str = am.state()
+        Ready: str = am.state(extend=True, require=[C])
+
+    assert Child.schema().names == ("Start", "Ready", "L", "R", "C", "Exception")
+    # As methods resolve: Child, Left, Right, Base; what is extended comes first.
+    assert Child.schema()["Ready"].require == ("Start", "R", "L", "C")
+
+
+def test_a_plain_class_may_stand_among_the_bases() -> None:
+    class Plain:
+        Extra = "no state"
+
+    class Child(Plain, Base):
+        More: str = am.state()
+
+    assert Child.schema().names == ("Start", "Ready", "More", "Exception")
+
+
+def test_other_bases_hear_of_subclasses_too() -> None:
+    heard: list[str] = []
+
+    class Plain:
+        def __init_subclass__(cls) -> None:
+            heard.append(cls.__name__)
+
+    class Child(Base, Plain):
+        pass
+
+    assert heard == ["Child"]
+    assert Child.schema() == Base.schema()
+
+
+def test_a_mixin_may_name_states_it_lacks() -> None:
+    class Mixin(am.States):
+        Paused: str = am.state(require=["Start"], remove=["Ready"])
+
+    class Child(Base, Mixin):
+        pass
+
+    assert Child.schema()["Paused"] == am.State(require=["Start"], remove=["Ready"])
+    assert Mixin.states() == {"Paused": am.State(require=["Start"], remove=["Ready"])}
+    with pytest.raises(am.SchemaError) as caught:
+        Mixin.schema()
+    assert len(caught.value.problems) == 2
+
+
+def test_groups_are_tuples_of_names() -> None:
+    assert Base.Both == ("Start", "Ready")
+    assert Base.groups() == {"Both": ("Start", "Ready")}
+    assert Base.schema().groups == {"Both": ("Start", "Ready")}
+    assert am.Machine(Base).groups == {"Both": ("Start", "Ready")}
+
+
+def test_groups_are_inherited_and_replaced() -> None:
+    class Other(am.States):
+        A: str = am.state()
+        Ones = am.group(A)
+
+    class Child(Base, Other):
+        B: str = am.state()
+        Both = am.group(Base.Start, B)
+
+    assert Child.groups() == {"Both": ("Start", "B"), "Ones": ("A",)}
+    assert Child.schema().groups == Child.groups()
+    assert Base.groups() == {"Both": ("Start", "Ready")}
+
+
+def test_a_group_with_an_unknown_state_is_a_problem() -> None:
+    class Typo(am.States):
+        Foo: str = am.state()
+        G = am.group(Foo, "Fop")
+
+    with pytest.raises(am.SchemaError, match=r"the group G has 'Fop', which is no state .* did you mean 'Foo'\?"):
+        Typo.schema()
+
+
+def test_all_problems_of_a_class_are_reported_at_once() -> None:
+    class Bad(am.States):
+        Foo: str = am.state(extend=True, require=["Bra"])
+        Bar: str = am.state(extend=True)
+        Any: str = am.state()
+
+    with pytest.raises(am.SchemaError) as caught:
+        Bad.schema()
+    assert caught.value.problems == (
+        "Bad.Foo extends a parent's state, but no parent declares Foo",
+        "Bad.Bar extends a parent's state, but no parent declares Bar",
+        "Foo requires 'Bra', which is no state of the schema; did you mean 'Bar'?",
+        "the name 'Any' is reserved for the handlers AnyEnter and AnyState",
+    )
+
+
+def test_extending_nothing_is_the_only_problem_there_is() -> None:
+    class Bad(am.States):
+        Foo: str = am.state(extend=True)
+
+    text = "^Bad.Foo extends a parent's state, but no parent declares Foo$"
+    with pytest.raises(am.SchemaError, match=text):
+        Bad.schema()
+    with pytest.raises(am.SchemaError, match=text):
+        Bad.states()
+
+
+def test_an_annotation_without_a_declaration_is_a_problem() -> None:
+    with pytest.raises(am.SchemaError) as caught:
+
+        class Bad(am.States):
+            Foo: str
+            Bar: str
+            Baz: str = am.state()
+
+    assert caught.value.problems == tuple(
+        f"Bad.{name} is annotated but declares nothing; write `{name}: str = am.state()`" for name in ("Foo", "Bar")
+    )
+
+
+def test_an_annotation_that_is_no_string_is_a_problem_too() -> None:
+    # As in a module whose annotations are evaluated.
+    with pytest.raises(am.SchemaError, match=r"Bad\.Foo is annotated but declares nothing"):
+        type("Bad", (am.States,), {"__annotations__": {"Foo": str}})
+
+
+def test_other_annotations_are_left_alone() -> None:
+    class Fine(am.States):
+        A: str = am.state()
+        version: int
+        flags: ClassVar[str]
+        _private: str
+
+    assert Fine.schema().names == ("A", "Exception")
+
+
+def test_hiding_a_method_is_a_problem() -> None:
+    with pytest.raises(am.SchemaError) as caught:
+
+        class Bad(am.States):
+            A: str = am.state()
+            states: str = am.state()  # type: ignore[assignment]
+            schema = am.group(A)  # type: ignore[assignment]
+
+    assert caught.value.problems == tuple(
+        f"Bad.{name} hides the method of that name of am.States; call it something else"
+        for name in ("states", "schema")
+    )
+
+
+def test_a_states_class_makes_no_instances() -> None:
+    text = "Base only declares states; pass the class itself: am.Machine(Base)"
+    with pytest.raises(TypeError, match=re.escape(text)):
+        Base()
+
+
+def test_an_empty_class_is_a_schema_too() -> None:
+    class Empty(am.States):
+        pass
+
+    assert Empty.schema().names == ("Exception",)
+    assert Empty.groups() == {}
