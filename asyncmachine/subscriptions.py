@@ -7,6 +7,7 @@ no other, and it leaves the registry within its `cancel()`: no callback, no swee
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import chain
@@ -75,9 +76,9 @@ class Waiter(asyncio.Future[Any]):
             # It is done all the same: on a loop that is closed nobody can be told, and no machine is to stop for that.
             return
 
+    @abstractmethod
     def poll(self, plan: Plan | None, mutation: Mutation | None) -> bool:
         """Tell whether the time has come: now, if nothing is given, or after a plan was carried out."""
-        raise NotImplementedError  # pragma: no cover - every kind of waiter has its own
 
     def value(self) -> Any:
         """Give what the future is to give."""

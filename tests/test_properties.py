@@ -101,20 +101,33 @@ ops = st.builds(
     st.lists(numbers, max_size=3).map(tuple),
     st.sampled_from([None, 0, 1]),
 )
+outcomes = st.lists(st.sampled_from(["pass", "none", "veto", "raise", "odd"]), min_size=1, max_size=3).map(tuple)
 specs = st.builds(
     Spec,
     st.integers(0, 2),
     st.sampled_from(["State", "Enter", "State", "Exit", "Enter", "End", "Both", "AnyEnter", "AnyState"]),
     st.lists(numbers, min_size=1, max_size=4, unique=True).map(tuple),
-    st.one_of(
-        st.just(("pass",)),
-        st.lists(st.sampled_from(["pass", "none", "veto", "raise", "odd"]), min_size=1, max_size=3).map(tuple),
-    ),
+    st.one_of(st.just(("pass",)), outcomes),
     st.lists(ops, max_size=2).map(tuple),
     st.integers(0, 2),
 )
 relations = st.tuples(st.sampled_from(["require", "add", "remove", "after"]), numbers, numbers)
-cases = st.builds(
+
+
+def with_dependents(case: Case, state: int, others: list[int], outcomes: tuple[str, ...]) -> Case:
+    """Have states require one that may fail when it is activated anew, which takes them along: chance seldom does."""
+    return case._replace(
+        edges=(*case.edges, *(("require", other, state) for other in others)),
+        multi=case.multi | {state},
+        handlers=(
+            *case.handlers,
+            Spec(0, "State", (state,), outcomes, (), 0),
+            Spec(0, "End", tuple(others), ("pass", "raise"), (), 0),
+        ),
+    )
+
+
+plain_cases = st.builds(
     Case,
     size=st.integers(3, 7),
     edges=tuples(relations, 5, 16),
@@ -124,6 +137,10 @@ cases = st.builds(
     queue_limit=st.sampled_from([1000, 1000, 2]),
     raise_errors=st.sampled_from([False, False, False, True]),
     exception_at=st.one_of(st.none(), st.integers(0, 6)),
+)
+cases = st.one_of(
+    plain_cases,
+    st.builds(with_dependents, plain_cases, numbers, st.lists(numbers, min_size=1, max_size=2), outcomes),
 )
 
 
