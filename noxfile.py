@@ -65,7 +65,7 @@ def tests(session: nox.Session) -> None:
 def nightly(session: nox.Session) -> None:
     """Run the property tests with 10,000 examples each."""
     install(session, "tests", extras="[uvloop]")
-    args = session.posargs or ["tests/test_properties.py"]
+    args = session.posargs or ["tests/test_properties.py", "tests/test_properties_work.py"]
     session.run("python", "-m", "pytest", "--hypothesis-profile", "nightly", "--timeout", "0", *args)
 
 
