@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,11 +15,18 @@ nox.options.reuse_existing_virtualenvs = True
 # A session without its interpreter fails: nothing is skipped in silence. Which there are is found out below.
 nox.options.error_on_missing_interpreters = True
 
+
+def _runs(version: str) -> bool:
+    """Tell whether there is such a Python: a command of that name may be a shim for one that is not installed."""
+    command = shutil.which(f"python{version}")
+    return command is not None and subprocess.run([command, "-V"], capture_output=True, check=False).returncode == 0
+
+
 ROOT = Path(__file__).parent
 SUPPORTED = ["3.11", "3.12", "3.13"]
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 # The one that runs nox is always there; the others are used where they are found.
-FOUND = [version for version in SUPPORTED if version == HERE or shutil.which(f"python{version}")]
+FOUND = [version for version in SUPPORTED if version == HERE or _runs(version)] or [HERE]
 
 
 def build_wheel(session: nox.Session) -> str:
