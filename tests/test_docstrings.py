@@ -100,6 +100,12 @@ def public() -> Iterator[tuple[str, Any]]:
                 yield f"{name}.{attribute}", method
 
 
+def test_what_needs_no_example_is_still_there_and_has_none() -> None:
+    for name in PLUMBING:
+        owner, method = name.split(".")
+        assert not PARSER.get_examples(getattr(getattr(am, owner), method).__doc__)
+
+
 PUBLIC = {**dict(public()), **{f"on.{name}": getattr(am.on, name) for name, _ in members(type(am.on))}}
 
 

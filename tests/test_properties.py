@@ -121,7 +121,7 @@ def with_dependents(case: Case, state: int, others: list[int], outcomes: tuple[s
         multi=case.multi | {state},
         handlers=(
             *case.handlers,
-            Spec(0, "State", (state,), outcomes, (), 0),
+            Spec(0, "State", (state,), ("pass", *outcomes), (), 0),
             Spec(0, "End", tuple(others), ("pass", "raise"), (), 0),
         ),
     )
@@ -140,7 +140,7 @@ plain_cases = st.builds(
 )
 cases = st.one_of(
     plain_cases,
-    st.builds(with_dependents, plain_cases, numbers, st.lists(numbers, min_size=1, max_size=2), outcomes),
+    st.builds(with_dependents, plain_cases, st.integers(0, 2), st.lists(numbers, min_size=1, max_size=3), outcomes),
 )
 
 
