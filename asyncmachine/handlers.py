@@ -21,6 +21,7 @@ __all__ = ["EventOf", "Handler", "HandlerRegistry", "On", "on"]
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., object])
+N = TypeVar("N", bound=Callable[..., bool | None])
 
 GLOBAL = (f"{ANY}Enter", f"{ANY}State")
 NEGOTIATION = ("Enter", "Exit")
@@ -148,7 +149,7 @@ class On:
     def __init__(self, bind: Callable[[Mark, Callable[..., object]], object]) -> None:
         self._bind = bind
 
-    def enter(self, *states: str) -> Callable[[F], F]:
+    def enter(self, *states: str) -> Callable[[N], N]:
         """Mark a negotiation handler asked before the states are activated.
 
         >>> @mach.on.enter("Foo")
@@ -159,7 +160,7 @@ class On:
         """
         return self._marker([(state, "Enter") for state in states])
 
-    def exit(self, *states: str) -> Callable[[F], F]:
+    def exit(self, *states: str) -> Callable[[N], N]:
         """Mark a negotiation handler asked before the states are deactivated.
 
         >>> @mach.on.exit("Foo")
@@ -200,7 +201,7 @@ class On:
         """
         return self._marker([(state, "End") for state in states])
 
-    def both(self, active: str, target: str) -> Callable[[F], F]:
+    def both(self, active: str, target: str) -> Callable[[N], N]:
         """Mark a negotiation handler asked when one state is active and another is to be active; or one, to stay.
 
         >>> @mach.on.both("Foo", "Bar")

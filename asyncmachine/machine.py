@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, TypeVarTuple, cast
 
 import anyio
 from typing_extensions import override
@@ -33,6 +33,7 @@ from asyncmachine.work import Work, as_coroutine_function, limit_key
 __all__ = ["Event", "Machine"]
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class Event(EventOf["Machine"]):
@@ -41,7 +42,7 @@ class Event(EventOf["Machine"]):
     __slots__ = ()
 
     @override
-    def fork(self, fn: Callable[..., Any], *args: Any, delay: float = 0, limit: int | None = None) -> Work:
+    def fork(self, fn: Callable[[*Ts], object], *args: *Ts, delay: float = 0, limit: int | None = None) -> Work:
         """Start work under the context of the handler's own state; see `Machine.fork`."""
         work: Work = super().fork(fn, *args, delay=delay, limit=limit)
         return work
@@ -465,7 +466,12 @@ class Machine(MachineApi):
         return scope
 
     def fork(
-        self, fn: Callable[..., Any], *args: Any, state: str | None = None, delay: float = 0, limit: int | None = None
+        self,
+        fn: Callable[[*Ts], object],
+        *args: *Ts,
+        state: str | None = None,
+        delay: float = 0,
+        limit: int | None = None,
     ) -> Work:
         """Start work beside the machine, cancelled when a state flips. Its error becomes the state `Exception`.
 

@@ -45,7 +45,7 @@ class MutationApi(ABC):
     @abstractmethod
     def is_(self, *states: str | Iterable[str]) -> bool: ...
 
-    def add(self, states: States, args: Args | None = None, *more: str, source: Source | None = None) -> Result:
+    def add(self, states: States, args: Args | str | None = None, *more: str, source: Source | None = None) -> Result:
         """Activate states.
 
         >>> mach.add(["Foo", "Bar"])
@@ -63,7 +63,9 @@ class MutationApi(ABC):
         """
         return self._mutate(ADD, state, args, source)
 
-    def remove(self, states: States, args: Args | None = None, *more: str, source: Source | None = None) -> Result:
+    def remove(
+        self, states: States, args: Args | str | None = None, *more: str, source: Source | None = None
+    ) -> Result:
         """Deactivate states. Executed if none of them is active afterwards.
 
         >>> mach.remove(["Foo", "Bar"])
@@ -79,7 +81,7 @@ class MutationApi(ABC):
         """
         return self._mutate(REMOVE, state, args, source)
 
-    def set(self, states: States, args: Args | None = None, *more: str, source: Source | None = None) -> Result:
+    def set(self, states: States, args: Args | str | None = None, *more: str, source: Source | None = None) -> Result:
         """Make states the only active ones, with what they add.
 
         >>> mach.add1("Foo"), mach.set(["Bar"]), str(mach)
@@ -87,7 +89,9 @@ class MutationApi(ABC):
         """
         return self._mutate(SET, *_split(states, args, more), source)
 
-    def toggle(self, states: States, args: Args | None = None, *more: str, source: Source | None = None) -> Result:
+    def toggle(
+        self, states: States, args: Args | str | None = None, *more: str, source: Source | None = None
+    ) -> Result:
         """Deactivate states if all of them are active, else activate them.
 
         >>> mach.toggle(["Foo"]), mach.toggle(["Foo"]), str(mach)
@@ -130,7 +134,9 @@ class MutationApi(ABC):
             raise ArgsError(f"an error is an instance of an exception class, not {err!r}; write {_as_error(err)}")
         return self._add_error(tuple(dict.fromkeys((state, EXCEPTION))), err, args, source)
 
-    def can_add(self, states: States, args: Args | None = None, *more: str, source: Source | None = None) -> Result:
+    def can_add(
+        self, states: States, args: Args | str | None = None, *more: str, source: Source | None = None
+    ) -> Result:
         """Ask relations and negotiation handlers whether states could be added now; nothing changes.
 
         >>> mach.can_add(["Foo"]), str(mach)
@@ -146,7 +152,9 @@ class MutationApi(ABC):
         """
         return self._mutate(ADD, state, args, source, check=True)
 
-    def can_remove(self, states: States, args: Args | None = None, *more: str, source: Source | None = None) -> Result:
+    def can_remove(
+        self, states: States, args: Args | str | None = None, *more: str, source: Source | None = None
+    ) -> Result:
         """Ask relations and negotiation handlers whether states could be removed now; nothing changes.
 
         >>> mach.can_remove(["Foo"])
@@ -167,7 +175,7 @@ def _as_error(value: object) -> str:
     return f"{value.__name__}(...)" if isinstance(value, type) else f"ValueError({value!r})"
 
 
-def _split(states: States, args: Args | None, more: tuple[str, ...]) -> tuple[States, Args | None]:
+def _split(states: States, args: Args | str | None, more: tuple[str, ...]) -> tuple[States, Args | None]:
     """Tell names from args where several names are given one by one: `add("Foo", "Bar")`."""
     if isinstance(args, str):
         return ((states, args, *more) if isinstance(states, str) else (*states, args, *more)), None

@@ -37,7 +37,32 @@ __all__ = [
 T = TypeVar("T")
 Class: TypeAlias = type[T]  # within `Mutation`, whose property hides `type`
 
-Args: TypeAlias = Mapping[str, Any] | object
+
+class DataclassArgs(Protocol):
+    """An instance of a dataclass; checkers see those of attrs and msgspec as such, too."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+class AttrsArgs(Protocol):
+    """An instance of an attrs class."""
+
+    __attrs_attrs__: ClassVar[Any]
+
+
+class StructArgs(Protocol):
+    """An instance of a msgspec struct."""
+
+    __struct_fields__: ClassVar[tuple[str, ...]]
+
+
+class ModelArgs(Protocol):
+    """An instance of a pydantic model."""
+
+    __pydantic_fields__: ClassVar[dict[str, Any]]
+
+
+Args: TypeAlias = Mapping[str, Any] | DataclassArgs | AttrsArgs | StructArgs | ModelArgs
 """What a mutation carries: a mapping, or one instance of a dataclass, attrs, msgspec or pydantic class."""
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -406,7 +431,7 @@ def as_mapping(payload: Args | None) -> Mapping[str, Any]:
     if payload is None:
         return EMPTY
     if isinstance(payload, Mapping):
-        return cast("Mapping[str, Any]", payload)
+        return payload
     return {name: getattr(payload, name) for name in field_names(type(payload)) or ()}
 
 
@@ -417,7 +442,7 @@ def check_args(payload: Args | None) -> Args | None:
         ArgsError: they are neither a mapping nor an instance of a class with fields.
     """
     if isinstance(payload, Mapping):
-        return cast("Mapping[str, Any]", payload) or None
+        return payload or None
     if payload is None or (not isinstance(payload, type) and field_names(type(payload)) is not None):
         return payload
     raise ArgsError(

@@ -45,7 +45,9 @@ class Threadsafe:
         self._post = post
         self._check = check
 
-    def add(self, states: States, args: Args | None = None, *more: str, source: Source | None = None) -> Future[Result]:
+    def add(
+        self, states: States, args: Args | str | None = None, *more: str, source: Source | None = None
+    ) -> Future[Result]:
         """Activate states; see `Machine.add`."""
         return self._mutate_all(self._machine.add, states, args, more, source=source)
 
@@ -54,7 +56,7 @@ class Threadsafe:
         return self._mutate(self._machine.add1, state, args, source=source)
 
     def remove(
-        self, states: States, args: Args | None = None, *more: str, source: Source | None = None
+        self, states: States, args: Args | str | None = None, *more: str, source: Source | None = None
     ) -> Future[Result]:
         """Deactivate states; see `Machine.remove`."""
         return self._mutate_all(self._machine.remove, states, args, more, source=source)
@@ -63,12 +65,14 @@ class Threadsafe:
         """Deactivate one state; see `Machine.remove1`."""
         return self._mutate(self._machine.remove1, state, args, source=source)
 
-    def set(self, states: States, args: Args | None = None, *more: str, source: Source | None = None) -> Future[Result]:
+    def set(
+        self, states: States, args: Args | str | None = None, *more: str, source: Source | None = None
+    ) -> Future[Result]:
         """Make states the only active ones; see `Machine.set`."""
         return self._mutate_all(self._machine.set, states, args, more, source=source)
 
     def toggle(
-        self, states: States, args: Args | None = None, *more: str, source: Source | None = None
+        self, states: States, args: Args | str | None = None, *more: str, source: Source | None = None
     ) -> Future[Result]:
         """Deactivate states if all are active when their turn comes, else activate them; see `Machine.toggle`."""
         return self._mutate_all(self._machine.toggle, states, args, more, source=source, in_order=True)
@@ -90,7 +94,7 @@ class Threadsafe:
         return self._mutate(self._machine.add_err_state, state, err, args, source=source)
 
     def can_add(
-        self, states: States, args: Args | None = None, *more: str, source: Source | None = None
+        self, states: States, args: Args | str | None = None, *more: str, source: Source | None = None
     ) -> Future[Result]:
         """Ask whether states could be added; see `Machine.can_add`."""
         return self._mutate_all(self._machine.can_add, states, args, more, source=source, in_order=True)
@@ -100,7 +104,7 @@ class Threadsafe:
         return self._mutate(self._machine.can_add1, state, args, source=source, in_order=True)
 
     def can_remove(
-        self, states: States, args: Args | None = None, *more: str, source: Source | None = None
+        self, states: States, args: Args | str | None = None, *more: str, source: Source | None = None
     ) -> Future[Result]:
         """Ask whether states could be removed; see `Machine.can_remove`."""
         return self._mutate_all(self._machine.can_remove, states, args, more, source=source, in_order=True)
@@ -126,7 +130,7 @@ class Threadsafe:
         self,
         method: Callable[..., Result],
         states: States,
-        args: Args | None,
+        args: Args | str | None,
         more: tuple[str, ...],
         *,
         source: Source | None,

@@ -58,6 +58,9 @@ def asking(mach: am.Machine) -> None:
     mach.add1("Open", "Closed", "Locked")  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
     mach.remove("Open", None, 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     mach.add1("Open", source="other")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    mach.add1("Open", 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    mach.add1("Open", "Closed")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    mach.add(["Open"], Conn)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     mach.add_err("broken")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     mach.add_err_state(OSError())  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
     mach.set1("Open")  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
@@ -97,6 +100,8 @@ async def waiting(mach: am.Machine) -> None:
     with mach.when1("Open"):  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues]
         pass
     mach.fork(waiting(mach))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    mach.fork(waiting)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    mach.fork(waiting, "door")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     mach.fork(waiting, mach, state=0)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     am.run(waiting)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
@@ -115,6 +120,14 @@ def handling(mach: am.Machine) -> None:
     @mach.on.enter("Open", limit=2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     def limited(e: am.Event) -> bool:
         return True
+
+    @mach.on.enter("Open")  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+    async def too_late(e: am.Event) -> bool:
+        return True
+
+    @mach.on.exit("Open")  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+    def no_answer(e: am.Event) -> str:
+        return "no"
 
     @mach.on.both("Open")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     def both(e: am.Event) -> bool:
