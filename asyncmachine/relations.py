@@ -83,14 +83,17 @@ class RelationsResolver:
         def positions(names: Iterable[str]) -> tuple[int, ...]:
             return tuple(index[name] for name in names)
 
+        self._bit = [1 << i for i in range(len(states))]
         self._adds = [positions(value.add) for value in states]
+        self._adding = _bits(i for i, added in enumerate(self._adds) if added)
         self._requires = [positions(value.require) for value in states]
+        self._required = [_bits(required) for required in self._requires]
         self._required_by: list[list[int]] = [[] for _ in states]
         for i, required in enumerate(self._requires):
             for j in required:
                 self._required_by[j].append(i)
-        self._missing_bits = [_bits(required) for required in self._requires]
         self._removes = [_bits(positions(value.remove)) for value in states]
+        self._removing = _bits(i for i, removed in enumerate(self._removes) if removed)
         self._removed_by = [0] * len(states)
         for i, value in enumerate(states):
             for j in positions(value.remove):
@@ -99,7 +102,7 @@ class RelationsResolver:
         self._ordered_after = any(self._after)
         self._multi = _bits(i for i, value in enumerate(states) if value.multi)
         self._autos = [i for i, value in enumerate(states) if value.auto]
-        self._rank = _require_ranks(self._requires)
+        self._rank = _require_ranks(self._requires) if any(self._requires) else None
 
     def resolve(
         self,
@@ -116,31 +119,44 @@ class RelationsResolver:
         >>> am.RelationsResolver(schema).resolve(am.MutationType.ADD, [1], [0])
         (1,)
         """
-        before = _bits(active)
         asked = _bits(called)
-        removing = type_ is REMOVE
-        if removing:
-            listed = [i for i in active if not asked >> i & 1]
+        before = sum(map(self._bit.__getitem__, active))
+        # Lists keep the order; `has` is the set of what is listed. Where relations have nothing to say, which is most
+        # often, a step looks at sets alone and leaves the list as it is.
+        if type_ is REMOVE:
+            listed, has = [i for i in active if not asked >> i & 1], before & ~asked
+        elif type_ is ADD:
+            stay = [i for i in active if not asked >> i & 1] if before & asked else active
+            listed, has = [*dict.fromkeys(called), *stay], before | asked
         else:
-            listed = list(dict.fromkeys([*called, *active] if type_ is ADD else called))
+            listed, has = list(dict.fromkeys(called)), asked
         # States that are active already imply nothing anew, unless they can be activated again.
-        implying = ~before | self._multi
-        spared = asked if removing else 0
-        listed = self._with_implied(listed, implying, spared, steps, deep=False)
-        listed = self._with_requires(listed, steps)
-        listed = self._without_blocked(listed, steps)
-        removed = 0
-        for i in listed:
-            removed |= self._removes[i]
-        listed = self._with_implied(listed, implying, spared | removed, steps, deep=True)
+        implying = (~before | self._multi) & self._adding
+        spared, insisted = (asked, 0) if type_ is REMOVE else (0, asked)
+        if has & implying:
+            has = self._imply(listed, has, implying, spared, steps, deep=False)
+        listed, has = self._with_requires(listed, has, steps)
+        settled = has
+        removed = self._removed(has)
+        if removed & has:
+            listed, has = self._without_blocked(listed, has, steps)
+            removed = self._removed(has)
+            settled = -1
+        else:
+            listed.reverse()
+        if has & implying:
+            has = self._imply(listed, has, implying, spared | removed, steps, deep=True)
         listed.reverse()
-        called_bits = 0 if removing else asked
-        listed = self._consistent(self._with_requires(listed, steps), called_bits, steps)
+        if has != settled:
+            # Otherwise nothing came or left since Require and Remove were looked at.
+            listed, has = self._with_requires(listed, has, steps)
+            listed = self._consistent(listed, has, insisted, steps)
         target = self.order(listed)
         if admitted is None:
             return target
         listed = [i for i in target if (before | admitted) >> i & 1]
-        return tuple(self._consistent(self._with_requires(listed, steps), called_bits, steps))
+        listed, has = self._with_requires(listed, _bits(listed), steps)
+        return tuple(self._consistent(listed, has, insisted, steps))
 
     def order(self, states: Sequence[int]) -> tuple[int, ...]:
         """Give the states sorted by Require, then by After; both sorts are stable.
@@ -165,29 +181,37 @@ class RelationsResolver:
         now = _bits(active)
         return tuple(i for i in self._autos if not now >> i & 1 and not self._removed_by[i] & now)
 
-    def _with_implied(
-        self, listed: list[int], implying: int, spared: int, steps: list[RelationStep] | None, *, deep: bool
-    ) -> list[int]:
-        """Append what the listed states add; with `deep`, what those add too, and so on."""
-        has = _bits(listed)
-        grown = list(listed)
-        for i in grown if deep else listed:
-            if not implying >> i & 1:
-                continue
+    def _imply(
+        self, listed: list[int], has: int, implying: int, spared: int, steps: list[RelationStep] | None, *, deep: bool
+    ) -> int:
+        """Append what the listed states add; with `deep`, what those add too, and so on. Give the set of all."""
+        sources = [i for i in listed if implying >> i & 1]
+        for i in sources:
             for j in self._adds[i]:
                 if not (has | spared) >> j & 1:
                     has |= 1 << j
-                    grown.append(j)
+                    listed.append(j)
+                    if deep and implying >> j & 1:
+                        sources.append(j)
                     if steps is not None:
                         steps.append(RelationStep("add", j, i))
-        return grown
+        return has
 
-    def _with_requires(self, listed: list[int], steps: list[RelationStep] | None) -> list[int]:
-        """Drop states with a missing Require until none is left."""
-        has = _bits(listed)
-        leaving = [i for i in listed if self._missing_bits[i] & ~has]
+    def _removed(self, has: int) -> int:
+        """Give the set of all states that the states of a set remove."""
+        removed, rest = 0, has & self._removing
+        while rest:
+            lowest = rest & -rest
+            removed |= self._removes[lowest.bit_length() - 1]
+            rest ^= lowest
+        return removed
+
+    def _with_requires(self, listed: list[int], has: int, steps: list[RelationStep] | None) -> tuple[list[int], int]:
+        """Drop states with a missing Require until none is left. Give the list, and the set of what is in it."""
+        required = self._required
+        leaving = [i for i in listed if required[i] & ~has]
         if not leaving:
-            return listed
+            return listed, has
         place = {i: at for at, i in enumerate(listed)}
         while leaving:
             if steps is not None:
@@ -197,38 +221,34 @@ class RelationsResolver:
             # Only those that required one of them can be next, so a long chain falls in one walk along it.
             bereft = {i for j in leaving for i in self._required_by[j] if has >> i & 1}
             leaving = sorted(bereft, key=place.__getitem__)
-        return [i for i in listed if has >> i & 1]
+        return [i for i in listed if has >> i & 1], has
 
-    def _without_blocked(self, listed: list[int], steps: list[RelationStep] | None) -> list[int]:
+    def _without_blocked(self, listed: list[int], has: int, steps: list[RelationStep] | None) -> tuple[list[int], int]:
         """Drop, from the end, states removed by one that is not blocked itself; the rest comes in reversed order."""
-        blocking = _bits(listed)
         kept: list[int] = []
         for i in reversed(listed):
-            by = self._removed_by[i] & blocking
+            by = self._removed_by[i] & has
             if not by:
                 kept.append(i)
                 continue
-            blocking &= ~(1 << i)
+            has &= ~(1 << i)
             if steps is not None:
                 steps += [RelationStep("remove", i, j) for j in listed if by >> j & 1]
-        return kept
+        return kept, has
 
-    def _consistent(self, listed: list[int], called: int, steps: list[RelationStep] | None) -> list[int]:
-        """Let conflicting states leave until no state of the list removes another; called ones stay if they can."""
-        while True:
-            has = _bits(listed)
-            for i in listed:
-                by = self._removed_by[i] & has
-                if by:
-                    break
-            else:
-                return listed
-            leaving = by if called >> i & 1 and not by & called else 1 << i
+    def _consistent(self, listed: list[int], has: int, insisted: int, steps: list[RelationStep] | None) -> list[int]:
+        """Let conflicting states leave until no state of the list removes another; `insisted` ones stay if they can."""
+        while conflicts := self._removed(has) & has:
+            i = next(i for i in listed if conflicts >> i & 1)
+            by = self._removed_by[i] & has
+            leaving = by if insisted >> i & 1 and not by & insisted else 1 << i
             if steps is not None:
                 for j in listed:
                     if by >> j & 1:
                         steps.append(RelationStep("remove", *((i, j) if leaving == 1 << i else (j, i))))
-            listed = self._with_requires([j for j in listed if not leaving >> j & 1], steps)
+            has &= ~leaving
+            listed, has = self._with_requires([j for j in listed if has >> j & 1], has, steps)
+        return listed
 
     def _sorted_after(self, states: list[int]) -> list[int]:
         """Take, again and again, the first state none of whose After states is still waiting."""
