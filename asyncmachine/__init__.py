@@ -35,9 +35,9 @@ from asyncmachine.errors import (
     SnapshotError,
     UnknownStateError,
 )
-from asyncmachine.handlers import on
 from asyncmachine.logs import LogLevel
 from asyncmachine.machine import Event, Machine
+from asyncmachine.marks import on
 from asyncmachine.mutation import ExceptionArgs, Mutation, MutationType, Result, Source
 from asyncmachine.relations import RelationsResolver, RelationStep, Resolver, broken_relations
 from asyncmachine.running import run

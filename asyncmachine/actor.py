@@ -11,9 +11,11 @@ import asyncio
 import concurrent.futures
 import contextlib
 import math
+import threading
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
+from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -21,7 +23,8 @@ from asyncmachine.errors import MachineLoopError
 from asyncmachine.executor import Executor
 from asyncmachine.faults import Faults
 from asyncmachine.home import Home
-from asyncmachine.mutation import EXECUTED, Mutation, Result
+from asyncmachine.mutation import EXECUTED, REMOVE, Mutation, Request, Result, current
+from asyncmachine.plans import Live
 from asyncmachine.queue import Queue
 from asyncmachine.subscriptions import Subscriptions
 
@@ -33,15 +36,21 @@ BUDGET = 0.005
 
 _INTERRUPTED = Result(1, "interrupted")
 
+_MAKING = threading.Lock()
+
 
 class Host(Protocol):
     """The machine, seen from its actor."""
 
-    id: str
     machine: Any
     home: Home
 
     def new_future(self) -> asyncio.Future[Any]: ...
+
+    def skipped(self, request: Request) -> None: ...
+
+    @property
+    def id(self) -> str: ...
 
 
 class Posted:
@@ -64,6 +73,7 @@ class Actor:
 
     Args:
         host: the machine.
+        live: its clock.
         queue: what is drained.
         executor: carries mutations out.
         subscriptions: told when the queue moves, and when it ends.
@@ -77,24 +87,25 @@ class Actor:
         "_host",
         "_in_task",
         "_inbox",
+        "_live",
         "_queue",
         "_raised",
         "_signaled",
         "_subscriptions",
         "_task",
         "busy",
-        "canceled",
     )
 
     def __init__(
-        self, host: Host, queue: Queue, executor: Executor, subscriptions: Subscriptions, faults: Faults
+        self, host: Host, live: Live, queue: Queue, executor: Executor, subscriptions: Subscriptions, faults: Faults
     ) -> None:
         self._host = host
+        self._live = live
         self._queue = queue
         self._executor = executor
         self._subscriptions = subscriptions
         self._faults = faults
-        self._inbox: deque[Posted] = deque()
+        self._inbox: deque[Posted] | None = None
         self._signaled = False
         self._task: asyncio.Task[None] | None = None
         self._in_task = False
@@ -102,8 +113,6 @@ class Actor:
         self._after: list[Callable[[], object]] = []
         self.busy: bool = False
         """True while a mutation is carried out."""
-        self.canceled: int = 0
-        """How many mutations were canceled."""
 
     @property
     def is_idle(self) -> bool:
@@ -115,16 +124,40 @@ class Actor:
         """True while a mutation is carried out within a call, which errors may be raised to."""
         return self.busy and not self._in_task
 
-    def submit(self, mutation: Mutation, *, prepend: bool = False) -> Result:
-        """Carry a mutation out, with all it leads to, if nothing runs; else queue it. Give the result so far."""
-        queue = self._queue
-        if self.busy or queue.items or self._executor.tracers is not None:
-            return self._queue_up(mutation, prepend=prepend)
-        if not prepend:
+    def ask(self, mutation: Mutation) -> Result:
+        """Submit a mutation from outside, unless it need not or cannot be queued. Give the result so far."""
+        if mutation.source is None:
+            cause = current.get()
+            if cause is not None:
+                mutation.source = cause.as_source()
+        if self.busy or self._queue.items:
+            if not mutation.is_check and self._is_needless(mutation):
+                return EXECUTED
+            if self._queue.is_full(mutation.request):
+                return Result(1, partial("queue full ({})".format, self._queue.limit))
+            return self._queue_up(mutation, prepend=mutation.is_check)
+        if self._executor.tracers is not None:
+            return self._queue_up(mutation, prepend=mutation.is_check)
+        if not mutation.is_check:
             # Nothing is before it, and nobody looks on: it takes its tick, and need not pass through the queue.
-            queue.tick += 1
-            mutation.queue_tick = queue.tick
+            self._queue.tick += 1
+            mutation.queue_tick = self._queue.tick
         return self._drain(mutation)
+
+    def _is_needless(self, mutation: Mutation) -> bool:
+        """Tell whether a mutation changes nothing: it removes what is not there, or an equal one waits."""
+        request, queue = mutation.request, self._queue
+        if request.type is REMOVE and not queue.items and not self._live.standing.mask & request.mask:
+            return True
+        bare = mutation.payload is None and mutation.error is None and not request.multi
+        if bare and queue.has_equal(request):
+            self._host.skipped(request)
+            return True
+        return False
+
+    def submit(self, mutation: Mutation, *, prepend: bool = False) -> Result:
+        """Queue a mutation, whatever waits, and carry it out if nothing runs. Give the result so far."""
+        return self._queue_up(mutation, prepend=prepend)
 
     def _queue_up(self, mutation: Mutation, *, prepend: bool) -> Result:
         """Queue a mutation behind (or before) others; someone drains them, or it is done here."""
@@ -173,6 +206,11 @@ class Actor:
     ) -> concurrent.futures.Future[Any]:
         """Have a call made on the machine's loop, from another thread; safe from any number of threads at once."""
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        if self._inbox is None:
+            # Few machines ever need one, and threads must not make two.
+            with _MAKING:
+                if self._inbox is None:
+                    self._inbox = deque()
         self._inbox.append(Posted(call, future, in_order=in_order))
         # The flag is lowered before the inbox is looked at, so what was appended while it was up is seen.
         if not self._signaled or loop.is_closed():
@@ -185,11 +223,10 @@ class Actor:
 
     def _drain(self, first: Mutation) -> Result:
         """Step a mutation, and the queue until it is empty or the budget is spent; give the mutation's result."""
-        items = self._queue.items
         self.busy = True
         try:
-            result = self._step(first) if first.context is None else self._run(first)
-            if items:
+            result = self._run(first) if first.context is None else self._run_in_context(first)
+            if self._queue.items:
                 self._step_all()
         except BaseException:
             # Something like KeyboardInterrupt: it goes on to the caller, the rest runs without it.
@@ -222,35 +259,42 @@ class Actor:
     def _step_all(self) -> None:
         queue, until = self._queue, perf_counter() + BUDGET
         while queue.items:
-            self._run(queue.take())
+            self._run_in_context(queue.take())
             if queue.items and perf_counter() > until:
                 if self._hand_over():
                     return
                 until = math.inf
 
-    def _run(self, mutation: Mutation) -> Result:
+    def _run_in_context(self, mutation: Mutation) -> Result:
         """Carry a mutation out in the context it was asked for in, if that is another one."""
         context, mutation.context = mutation.context, None
-        return self._step(mutation) if context is None else context.run(self._step, mutation)
+        return self._run(mutation) if context is None else context.run(self._run, mutation)
 
-    def _step(self, mutation: Mutation) -> Result:
-        result = _INTERRUPTED
+    def _run(self, mutation: Mutation) -> Result:
         try:
             result = self._executor.run(mutation)
         except Exception as err:  # noqa: BLE001 - raised to the caller when all is drained
-            result = Result(1, str(err))
             self._raised.append(err)
-        finally:
+            result = Result(1, str(err))
+        except BaseException:
+            self._done(mutation, _INTERRUPTED)
+            self._subscriptions.notify_queue()
+            raise
+        if result is not EXECUTED or mutation.on_done is not None or mutation.error is not None:
+            self._done(mutation, result)
+        else:
             mutation.outcome = result
-            if mutation.on_done is not None:
-                mutation.finish(result)
-            if result is not EXECUTED and result.canceled:
-                self.canceled += 1
-            if self._subscriptions.queue_ticks:
-                self._subscriptions.notify_queue()
-            if mutation.error is not None:
-                self._faults.settle(mutation, result)
+        if self._subscriptions.queue_ticks:
+            self._subscriptions.notify_queue()
         return result
+
+    def _done(self, mutation: Mutation, result: Result) -> None:
+        """Note what came of a mutation, and tell whoever waits for it."""
+        mutation.finish(result)
+        if result.canceled:
+            self._executor.canceled += 1
+        if mutation.error is not None:
+            self._faults.settle(mutation, result)
 
     def _rest(self) -> None:
         """Say that the queue has ended, if it has, and do what waited for that."""
@@ -304,7 +348,7 @@ class Actor:
     def _refuse(self) -> None:
         """Fail the posted calls, which nobody will make."""
         with contextlib.suppress(IndexError):  # empty, at the latest when threads do this at once
-            while True:
+            while self._inbox is not None:
                 future = self._inbox.popleft().future
                 if future.set_running_or_notify_cancel():
                     text = "was stopped before the call was made; have threads end before the loop does"
@@ -322,7 +366,7 @@ class Actor:
                     self._admit()
                 if not queue.items:
                     break
-                self._run(queue.take())
+                self._run_in_context(queue.take())
                 if perf_counter() > until:
                     break
         finally:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 from asyncmachine.actor import Actor
 from asyncmachine.api import MachineApi, Tracer
 from asyncmachine.breakpoints import Breakpoint
 from asyncmachine.clock import Time
-from asyncmachine.contexts import MACHINE, Contexts
+from asyncmachine.contexts import Contexts
 from asyncmachine.disposal import Disposal
 from asyncmachine.errors import MachineBusyError, SchemaError, SnapshotError
+from asyncmachine.events import EventOf
 from asyncmachine.executor import Executor
 from asyncmachine.faults import Faults
-from asyncmachine.handlers import EventOf, Handler, HandlerRegistry
+from asyncmachine.handlers import Handler, HandlerRegistry
 from asyncmachine.home import Home
 from asyncmachine.logs import LogArgs, LogLevel, TextLog
-from asyncmachine.mutation import EXECUTED, REMOVE, Mutation, Result, current
-from asyncmachine.plans import Live, Planner
+from asyncmachine.mutation import Mutation, Request, Result
+from asyncmachine.plans import NO_HANDLERS, Live, Planner
 from asyncmachine.queue import Queue
 from asyncmachine.relations import Resolver, broken_relations
 from asyncmachine.schema import Schema
@@ -40,26 +41,25 @@ class Core:
 
     Args:
         machine: the public face, which callbacks, tracers and transitions are given.
-        id: its id.
+        id: its id; None to have one drawn.
         schema: its states and relations.
         event: makes the event of a handler.
-        make_resolver: makes the resolver of a schema.
+        make_resolver: makes the resolver of a schema, if it is to be another than the usual one.
         queue_limit: how many mutations may wait.
     """
 
     def __init__(
         self,
         machine: MachineApi,
-        id: str,
+        id: str | None,
         schema: Schema,
         *,
         event: type[EventOf[Any]],
-        make_resolver: Callable[[Schema], Resolver],
+        make_resolver: Callable[[Schema], Resolver] | None,
         queue_limit: int,
     ) -> None:
         self.machine = machine
-        self.id = id
-        self.machine_tick: int = 1
+        self._id = id
         self.children: dict[MachineApi, None] = {}
         self.breakpoints: list[Breakpoint] = []
         self.dispose_callbacks: list[Callable[[Any], object]] = []
@@ -70,10 +70,9 @@ class Core:
         self.raise_errors = False
         self._make_resolver = make_resolver
 
-        self.home: Home = Home(id)
+        self.home: Home = Home(self)
         self.queue: Queue = Queue(queue_limit)
-        self.registry: HandlerRegistry = HandlerRegistry(schema.names)
-        self.planner: Planner = Planner(schema, make_resolver(schema), self.registry)
+        self.planner: Planner = Planner.of(schema, make_resolver)
         self.live: Live = Live(schema, self.planner.active_set(()))
         self.subscriptions: Subscriptions = Subscriptions(self, self.live, self.queue)
         self.contexts: Contexts = Contexts()
@@ -81,8 +80,29 @@ class Core:
         self.works: Works = Works(self, self.contexts)
         parts = (self.live, self.planner, self.subscriptions, self.contexts, self.faults)
         self.executor: Executor = Executor(self, *parts, event)
-        self.actor: Actor = Actor(self, self.queue, self.executor, self.subscriptions, self.faults)
-        self.disposal: Disposal = Disposal(self, self.subscriptions, self.contexts, self.works)
+        self.actor: Actor = Actor(self, self.live, self.queue, self.executor, self.subscriptions, self.faults)
+        self._registry: HandlerRegistry | None = None
+        self._disposal: Disposal | None = None
+
+    # What not every machine needs is made when it is asked for: programs build machines by the thousand.
+
+    @property
+    def id(self) -> str:
+        if self._id is None:
+            self._id = secrets.token_hex(8)
+        return self._id
+
+    @property
+    def registry(self) -> HandlerRegistry:
+        if self._registry is None:
+            self._registry = HandlerRegistry(self.live.schema)
+        return self._registry
+
+    @property
+    def disposal(self) -> Disposal:
+        if self._disposal is None:
+            self._disposal = Disposal(self, self.subscriptions, self.contexts, self.works)
+        return self._disposal
 
     # What the parts ask for.
 
@@ -106,7 +126,7 @@ class Core:
         return self.home.bind_loop().create_future()
 
     def is_bound(self, handler: str) -> bool:
-        return self.registry.lookup(handler) is not None
+        return self._registry is not None and handler in self._registry.table.named
 
     def tell(self, event: str, *details: Any) -> None:
         """Tell the tracers, if there are any."""
@@ -116,33 +136,18 @@ class Core:
     # Mutations, from the request to the result.
 
     def ask(self, mutation: Mutation) -> Result:
-        """Submit a mutation from outside, unless it need not or cannot be queued."""
+        """Submit a mutation from outside, and stop at breakpoints before."""
         for breakpoint_ in self.breakpoints:
             if breakpoint_.is_hit(mutation.request, self.live):
                 breakpoint_.hit(mutation.request, self.logger)
                 if self.live.closed:
                     return DISPOSED
-        if self.actor.busy or self.queue.items:
-            if not mutation.is_check and self._is_needless(mutation):
-                return EXECUTED
-            if self.queue.is_full(mutation.request):
-                return Result(1, partial("queue full ({})".format, self.queue.limit))
-        if mutation.source is None:
-            cause = current.get()
-            if cause is not None:
-                mutation.source = cause.as_source()
-        return self.actor.submit(mutation, prepend=mutation.is_check)
+        return self.actor.ask(mutation)
 
-    def _is_needless(self, mutation: Mutation) -> bool:
-        request, queue = mutation.request, self.queue
-        if request.type is REMOVE and not queue.items and not self.live.standing.mask & request.mask:
-            return True
-        bare = mutation.payload is None and mutation.error is None and not request.multi
-        if bare and queue.has_equal(request):
-            if self.text_log is not None:
-                self.text_log.skipped(request)
-            return True
-        return False
+    def skipped(self, request: Request) -> None:
+        """Log that a mutation was not queued, because an equal one waits."""
+        if self.text_log is not None:
+            self.text_log.skipped(request)
 
     def submit(self, mutation: Mutation, *, prepend: bool = False) -> Result:
         """Queue a mutation, and have the queue drained."""
@@ -151,14 +156,7 @@ class Core:
     def start_work(self, handler: Handler, event: EventOf[Any], context: int) -> None:
         if self.text_log is not None:
             self.text_log.write(LogLevel.OPS, "[handler] %s", handler.name)
-        self.works.start(
-            handler.name,
-            context,
-            partial(handler.fn, event),
-            limit=handler.limit,
-            key=handler,
-            to_the_end=context == MACHINE,
-        )
+        self.works.start_handler(handler, event, context)
 
     def raise_in_caller(self, err: BaseException) -> bool:
         """Have an error raised in the caller, if errors are to be raised and there is one."""
@@ -201,9 +199,10 @@ class Core:
         ticked = [i for i, tick in enumerate(snapshot.ticks) if tick != before[i]]
         live.ticks[:] = snapshot.ticks
         live.total = sum(snapshot.ticks)
+        live.trail = None
         live.standing = self.planner.active_set(tuple(live.index[name] for name in snapshot.active))
         self.queue.tick = snapshot.queue_tick
-        self.machine_tick = snapshot.machine_tick + 1
+        live.machine_tick = snapshot.machine_tick + 1
         self.contexts.cancel([i for i in ticked if (before[i] - snapshot.ticks[i]) % 2])
         self.subscriptions.notify(ticked, None, None)
         self.subscriptions.notify_queue()
@@ -221,12 +220,19 @@ class Core:
         problems = [f"{broken}, but it is active" for broken in broken_relations(grown, active)]
         if problems:
             raise SchemaError(problems)
-        self.registry.rebind(grown.names)
-        self.planner = self.executor.planner = Planner(grown, self._make_resolver(grown), self.registry)
+        if self._registry is not None:
+            self._registry.rebind(grown)
         live.schema, live.index = grown, grown.index
         live.ticks += [0] * (len(grown) - len(old))
-        live.standing = self.planner.active_set(live.standing.states)
+        live.trail = None
+        self.plan_with(Planner.of(grown, self._make_resolver))
         self.tell("schema_change", self.machine, old)
+
+    def plan_with(self, planner: Planner) -> None:
+        """Take plans from this planner, or one like it with the handlers that are bound."""
+        table = NO_HANDLERS if self._registry is None else self._registry.table
+        self.planner = self.executor.planner = planner.with_handlers(table)
+        self.live.standing = self.planner.active_set(self.live.standing.states)
 
     # The end.
 

@@ -25,7 +25,6 @@ __all__ = ["Disposal"]
 class Host(Protocol):
     """The machine, seen from its disposal."""
 
-    id: str
     dispose_timeout: float
     children: dict[Any, None]
     actor: Actor
@@ -43,6 +42,9 @@ class Host(Protocol):
     def close(self) -> None: ...
 
     def say_goodbye(self) -> None: ...
+
+    @property
+    def id(self) -> str: ...
 
 
 class Done:

@@ -6,21 +6,22 @@ cancelled or timing out, can leave one half done. What may take time is started 
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
+from inspect import iscoroutine
 from time import perf_counter
 from typing import Any, NoReturn, Protocol
 
 from asyncmachine.clock import Time
 from asyncmachine.contexts import MACHINE, Contexts
 from asyncmachine.errors import HandlerError
+from asyncmachine.events import EventOf
 from asyncmachine.faults import Faults
-from asyncmachine.handlers import EventOf, Handler
+from asyncmachine.handlers import Handler
 from asyncmachine.home import Home
-from asyncmachine.mutation import EXECUTED, ExceptionArgs, Mutation, Request, Result, Source, current
-from asyncmachine.plans import Call, CallKind, Live, Plan, Planner
+from asyncmachine.mutation import EXECUTED, ExceptionArgs, Mutation, Request, Result, Source, current, new_mutation
+from asyncmachine.plans import ActiveSet, BoundCall, Call, CallKind, Live, Plan, Planner, Trail
 from asyncmachine.schema import EXCEPTION
 from asyncmachine.subscriptions import Subscriptions
 from asyncmachine.tracing import Tracers
@@ -40,9 +41,7 @@ change first: a handler that always fails would go on for ever."""
 class Host(Protocol):
     """The machine, seen from its executor."""
 
-    id: str
     machine: Any
-    machine_tick: int
     home: Home
     handler_timeout: float | None
 
@@ -52,6 +51,9 @@ class Host(Protocol):
     def submit(self, mutation: Mutation, *, prepend: bool = False) -> Result: ...
 
     def start_work(self, handler: Handler, event: EventOf[Any], context: int) -> None: ...
+
+    @property
+    def id(self) -> str: ...
 
 
 class Executor:
@@ -74,8 +76,10 @@ class Executor:
         "_faults",
         "_host",
         "_live",
+        "_since",
         "_subscriptions",
         "callback",
+        "canceled",
         "count",
         "planner",
         "tracers",
@@ -104,30 +108,24 @@ class Executor:
         """Called with the machine, the time before and the time after, whenever the clock changed."""
         self.count: int = 0
         """How many transitions there have been."""
+        self.canceled: int = 0
+        """How many of them were canceled."""
         self.transition: Transition[Any] | None = None
         """The one that runs."""
         self._auto_failures = 0
+        self._since = 0.0
+        """When the handler that is called began, or the one before it ended."""
 
     def run(self, mutation: Mutation) -> Result:
         """Carry a mutation out, and give its result."""
-        live = self._live
-        plan = live.standing.plans.get(mutation.request)
+        standing = self._live.standing
+        plan = standing.plans.get(mutation.request)
         if plan is None:
-            plan = self.planner.plan(live.standing, mutation.request)
+            plan = self.planner.plan(standing, mutation.request)
         self.count += 1
         if plan.is_bare and self.tracers is None and self.callback is None and not self._subscriptions.queries:
             return self._run_unseen(mutation, plan)
-        if plan.has_works and not mutation.is_check:
-            # Said before anything has changed: a state must not be active without the work it stands for.
-            self._host.home.bind_loop()
-        self.transition = transition = Transition(self._host.machine, mutation, plan, self.count, live)
-        # Mutations made by handlers, on any machine, find their source in the context.
-        token = current.set(transition)
-        try:
-            return self._run(transition)
-        finally:
-            self.transition = None
-            current.reset(token)
+        return self._run_seen(mutation, plan)
 
     def _run_unseen(self, mutation: Mutation, plan: Plan) -> Result:
         """Carry a mutation out that no handler and nobody else could see: without a record of the transition."""
@@ -135,56 +133,126 @@ class Executor:
             return Result(1, plan.why)
         if mutation.is_check:
             return EXECUTED
-        total = self._live.total
+        live, subscriptions = self._live, self._subscriptions
+        total = live.total
         self._move(plan)
-        if plan.changes:
-            if plan.after.auto is not None and not mutation.is_auto:
-                id = transition_id(self._host.machine_tick, self.count)
-                self._follow_up(mutation, plan.after.auto, Source(self._host.id, id, total))
-            if self._subscriptions.by_state:
-                self._subscriptions.notify(plan.ticked, plan, mutation)
-        if not mutation.is_auto:
-            return plan.executed
-        self._auto_failures = 0
-        return plan.result(mutation)
+        is_heard = subscriptions.waited & plan.mask
+        auto = plan.after.auto
+        if mutation.is_auto:
+            self._auto_failures = 0
+        elif auto is not None and plan.changes and (is_heard or not self._follow_unseen(mutation, plan.after, auto)):
+            source = Source(self._host.id, transition_id(live.machine_tick, self.count), total)
+            self._follow_up(mutation, auto, source)
+        if is_heard:
+            subscriptions.notify(plan.ticked, plan, mutation)
+        return plan.result(mutation) if mutation.is_auto else plan.executed
 
-    def _run(self, transition: Transition[Any]) -> Result:
-        mutation, plan, traced = transition.mutation, transition.plan, self.tracers is not None
-        if traced:
-            self.tell("transition_init", transition)
-            self.tell("transition_start", transition)
+    def _follow_unseen(self, mutation: Mutation, standing: ActiveSet, auto: Request) -> bool:
+        """Carry the addition of auto states out at once, if nobody could see it wait in the queue; tell whether."""
+        plan = standing.plans.get(auto) or self.planner.plan(standing, auto)
+        is_heard = self._subscriptions.waited & plan.mask
+        if is_heard or not plan.is_bare or mutation.error is not None or mutation.request.is_health:
+            return False
+        self.count += 1
+        is_accepted = len(plan.missing) < len(auto.states)
+        if is_accepted:
+            self._move(plan)
+            self._auto_failures = 0
+        if not is_accepted or not plan.grows:
+            self.canceled += 1
+        return True
+
+    def _run_seen(self, mutation: Mutation, plan: Plan) -> Result:  # noqa: C901, PLR0912 - one frame, for speed
+        """Carry a mutation out with all a transition does, in its order."""
+        host, subscriptions = self._host, self._subscriptions
+        if plan.has_works and not mutation.is_check:
+            # Said before anything has changed: a state must not be active without the work it stands for.
+            host.home.bind_loop()
+        trail = self._live.trail
+        if trail is None or len(trail.moves) >= Trail.LENGTH:
+            trail = self._live.trail = Trail(self._live)
+        transition: Transition[Any] = Transition()
+        self.transition = transition
+        transition.machine, transition.mutation, transition.plan = host.machine, mutation, plan
+        transition.number, transition.trail, transition.place = self.count, trail, len(trail.moves)
+        transition.is_accepted, transition.is_completed, transition.committed = True, False, False
+        transition.at, transition.rolled_back = None, ()
+        # Mutations made by handlers, on any machine, find their source in the context.
+        token = current.set(transition)
+        canceled: Result | None = _INTERRUPTED
         try:
-            canceled = self._negotiate(transition)
-            if canceled is None and not mutation.is_check:
-                plan = transition.plan
-                self._move(plan)
-                transition.committed = True
-                if traced:
-                    self.tell("transition_finals", transition)
-                if plan.finals:
-                    canceled = self._finalize(transition)
-                if canceled is None and plan.changes and plan.after.auto is not None and not mutation.is_auto:
-                    self._follow_up(mutation, plan.after.auto, transition.as_source())
-        except BaseException:
-            # Not an error of the program (KeyboardInterrupt, say): it goes on to the caller, and the machine is whole.
-            self._close(transition, canceled=True)
-            raise
-        self._close(transition, canceled=canceled is not None)
+            if self.tracers is not None:
+                self.tell("transition_init", transition)
+                self.tell("transition_start", transition)
+            if host.handler_timeout is not None:
+                self._since = perf_counter()
+            if plan.missing and not plan.accepts(mutation):
+                canceled = Result(1, plan.why)
+            else:
+                canceled = self._negotiate(transition) if plan.asks else None
+                if canceled is None and not mutation.is_check:
+                    canceled = self._commit(transition)
+        finally:
+            # Also if what ends it is no error of the program (KeyboardInterrupt, say): then, too, the machine is whole.
+            transition.is_completed = True
+            if canceled is not None:
+                transition.is_accepted = False
+            try:
+                is_heard = subscriptions.waited & plan.mask or subscriptions.queries or transition.rolled_back
+                if is_heard or plan.has_works or self.tracers is not None or self.callback is not None:
+                    self._close(transition)
+            finally:
+                self.transition = None
+                current.reset(token)
+                if plan.planner is not self.planner:
+                    # Handlers were bound meanwhile: where the machine stands now has plans for the old ones.
+                    self._live.standing = self.planner.active_set(self._live.standing.states)
         if canceled is not None:
             return canceled
-        return EXECUTED if mutation.is_check else plan.result(mutation)
+        if mutation.is_check:
+            return EXECUTED
+        return transition.plan.result(mutation) if mutation.is_auto else plan.executed
+
+    def _commit(self, transition: Transition[Any]) -> Result | None:
+        """Move the clocks and call the final handlers; give the result if one of them fails."""
+        plan = transition.plan
+        self._move(plan)
+        transition.committed = True
+        if self.tracers is not None:
+            self.tell("transition_finals", transition)
+            self._since = perf_counter()
+        if plan.deeds:
+            failed: Result | None = _INTERRUPTED
+            try:
+                failed = self._act(plan.deeds, transition)
+            finally:
+                if failed is not None:
+                    self._roll_back(transition)
+            if failed is not None:
+                return failed
+        mutation = transition.mutation
+        if mutation.is_auto:
+            self._auto_failures = 0
+        elif plan.changes and plan.after.auto is not None:
+            self._follow_up(mutation, plan.after.auto, transition.as_source())
+        return None
 
     def _move(self, plan: Plan) -> None:
         """Move the clocks, and cancel the contexts of every state that flipped."""
-        live = self._live
+        live, contexts, trail = self._live, self._contexts, self._live.trail
+        if trail is not None:
+            if len(trail.moves) < Trail.LENGTH:
+                trail.moves.append(plan.changes)
+            else:
+                live.trail = None
         live.standing = plan.after
-        if plan.changes:
-            ticks = live.ticks
-            for i, by in plan.changes:
-                ticks[i] += by
-            live.total += plan.ticks
-            if self._contexts.work or self._contexts.lent:
-                self._contexts.cancel(plan.flips)
+        live.total += plan.ticks
+        ticks = live.ticks
+        for i, by in plan.changes:
+            ticks[i] += by
+        if contexts.work or contexts.lent:
+            contexts.cancel(plan.flips)
+            self._since = perf_counter()  # that took time which is no handler's
 
     def _follow_up(self, mutation: Mutation, auto: Request, source: Source) -> None:
         """Prepend the addition of auto states, after a change that calls for it."""
@@ -192,53 +260,46 @@ class Executor:
             text = "auto states failed %d times in a row; they are tried again after the next change from elsewhere"
             self._host.logger.warning(text, self._auto_failures)
         elif not mutation.request.is_health:
-            following = Mutation(auto, source=source)
-            following.is_auto = True
-            self._host.submit(following, prepend=True)
+            self._host.submit(new_mutation(auto, source=source, is_auto=True), prepend=True)
 
     def _negotiate(self, transition: Transition[Any]) -> Result | None:
         """Call the negotiation handlers; give the result if one of them cancels."""
-        plan, limit, traced = transition.plan, self._host.handler_timeout, self.tracers is not None
-        if plan.missing and not plan.accepts(transition.mutation):
-            return Result(1, plan.why)
-        dropped = 0
-        since = perf_counter() if plan.negotiation else 0.0
+        limit, traced, kind, dropped = self._host.handler_timeout, self.tracers is not None, self._event, 0
         skipped: list[Call] = []
-        for call in plan.negotiation:
+        for fn, handler, call in transition.plan.asks:
             if dropped and call.kind in _DROPPABLE and dropped >> call.state & 1:
-                skipped.append(call)
+                # An auto state that is vetoed out of an auto mutation is asked no more.
+                if call is not transition.at:
+                    skipped.append(call)
                 continue
             transition.at = call
-            event = self._event(call, transition)
-            for handler in call.handlers:
-                try:
-                    answer = self._call_traced(handler, event) if traced else handler.fn(event)
-                    canceled = None if answer is None or answer is True else _veto(handler, answer)
-                except Exception as err:  # noqa: BLE001 - a failing handler is an error state
-                    canceled = self._failed(err, handler, transition)
-                if limit is not None:
-                    now = perf_counter()
-                    if now - since > limit:
-                        self._faults.handler_slow(handler, now - since)
-                    since = now
-                if canceled is None:
-                    continue
+            event = kind()
+            event.call, event.transition = call, transition
+            try:
+                answer = self._call_traced(handler, event) if traced else fn(event)
+                canceled = None if answer is None or answer is True else _veto(handler, answer)
+            except Exception as err:  # noqa: BLE001 - a failing handler is an error state
+                canceled = self._failed(err, handler, transition)
+            if limit is not None:
+                now = perf_counter()
+                if now - self._since > limit:
+                    self._faults.handler_slow(handler, now - self._since)
+                self._since = now
+            if canceled is not None:
                 if not self._may_drop(call, transition):
                     return canceled
-                # An auto state that is vetoed out of an auto mutation is asked no more.
                 dropped |= 1 << call.state
-                break
         return self._without(transition, dropped, skipped) if dropped else None
 
     def _may_drop(self, call: Call, transition: Transition[Any]) -> bool:
         """Tell whether a veto, or a failure, only drops an auto state out of an auto mutation."""
         is_auto = transition.mutation.is_auto and call.kind in _DROPPABLE
-        return is_auto and self.planner.auto_states >> call.state & 1 == 1
+        return is_auto and transition.plan.planner.auto_states >> call.state & 1 == 1
 
     def _without(self, transition: Transition[Any], dropped: int, skipped: list[Call]) -> Result | None:
         """Go on with what is left of an auto mutation; give the result if that is nothing."""
         plan = transition.plan
-        left = self.planner.without(plan, dropped, [call for call in plan.negotiation if call not in skipped])
+        left = plan.planner.without(plan, dropped, [call for call in plan.negotiation if call not in skipped])
         if left is None:
             return Result(1, "every auto state was vetoed")
         transition.plan = left
@@ -257,40 +318,28 @@ class Executor:
         if self.tracers is not None:
             self.tracers.tell(event, *details)
 
-    def _finalize(self, transition: Transition[Any]) -> Result | None:
-        """Call the final handlers; give the result if one fails, with the states that are not complete rolled back."""
-        failed: Result | None = _INTERRUPTED
-        try:
-            failed = self._act(transition.plan.finals, transition)
-        finally:
-            if failed is not None and transition.at is not None:
-                transition.is_accepted = False
-                self._roll_back(transition, transition.at)
-        return failed
-
-    def _act(self, calls: Iterable[Call], transition: Transition[Any]) -> Result | None:
+    def _act(self, deeds: Iterable[BoundCall], transition: Transition[Any]) -> Result | None:
         """Call plain final handlers; give the result if one of them fails."""
-        limit, traced, since = self._host.handler_timeout, self.tracers is not None, perf_counter()
-        for call in calls:
-            if not call.handlers:
-                continue
+        limit, traced, kind = self._host.handler_timeout, self.tracers is not None, self._event
+        for fn, handler, call in deeds:
             transition.at = call
-            event, failed = self._event(call, transition), None
-            for handler in call.handlers:
-                try:
-                    answer = self._call_traced(handler, event) if traced else handler.fn(event)
-                    if answer is not None and inspect.iscoroutine(answer):
-                        _refuse_coroutine(handler, answer)
-                except Exception as err:  # noqa: BLE001 - a failing handler is an error state
-                    self._failed(err, handler, transition)
-                    failed = Result(1, partial("{!r} raised {!r}".format, handler, err))
-                if limit is not None:
-                    now = perf_counter()
-                    if now - since > limit:
-                        self._faults.handler_slow(handler, now - since)
-                    since = now
-                if failed is not None:
-                    return failed
+            event = kind()
+            event.call, event.transition = call, transition
+            failed: Exception | None = None
+            try:
+                answer = self._call_traced(handler, event) if traced else fn(event)
+                if answer is not None and iscoroutine(answer):
+                    _refuse_coroutine(handler, answer)
+            except Exception as err:  # noqa: BLE001 - a failing handler is an error state
+                failed = err
+            if limit is not None:
+                now = perf_counter()
+                if now - self._since > limit:
+                    self._faults.handler_slow(handler, now - self._since)
+                self._since = now
+            if failed is not None:
+                self._failed(failed, handler, transition)
+                return Result(1, partial("{!r} raised {!r}".format, handler, failed))
         return None
 
     def _failed(self, err: Exception, handler: Handler, transition: Transition[Any]) -> Result | None:
@@ -303,10 +352,11 @@ class Executor:
             return None
         return Result(1, partial("{!r} raised {!r}".format, handler, err))
 
-    def _roll_back(self, transition: Transition[Any], failed: Call) -> None:
+    def _roll_back(self, transition: Transition[Any]) -> None:
         """Deactivate the states whose `State` handler has not completed, and those that lose a Require by it."""
-        plan = transition.plan
-        if failed.kind is CallKind.ANY_STATE:
+        plan, failed = transition.plan, transition.at
+        transition.is_accepted = False
+        if failed is None or failed.kind is CallKind.ANY_STATE:
             return
         incomplete = plan.enters
         if failed.kind is CallKind.STATE:
@@ -317,8 +367,8 @@ class Executor:
         self._deactivate(transition, incomplete)
         fallen = self._lacking()
         self._deactivate(transition, fallen)
-        for call in self.planner.ends(plan, self.planner.resolver.order(fallen)):
-            self._act([call], transition)
+        for call in plan.planner.ends(plan.planner.resolver.order(fallen)):
+            self._act([(handler.fn, handler, call) for handler in call.handlers], transition)
             self._start(call, MACHINE, transition)
         transition.at = failed
 
@@ -336,24 +386,20 @@ class Executor:
         for i in states:
             live.ticks[i] += 1
         live.total += len(states)
+        if live.trail is not None:
+            live.trail.moves.append([(i, 1) for i in states])
         live.standing = self.planner.active_set(tuple(i for i in live.standing.states if i not in states))
         transition.rolled_back += tuple(states)
         self._contexts.cancel(states)
 
-    def _close(self, transition: Transition[Any], *, canceled: bool) -> None:
+    def _close(self, transition: Transition[Any]) -> None:
         """Tell whoever waits or watches, then start the work of the states that are active."""
-        plan = transition.plan
-        if canceled:
-            transition.is_accepted = False
-        transition.is_completed = True
+        plan, undone = transition.plan, transition.rolled_back
         changed = transition.committed and plan.changes
-        if changed and (self._subscriptions.by_state or self._subscriptions.queries):
-            ticked = dict.fromkeys((*plan.ticked, *transition.rolled_back)) if canceled else plan.ticked
+        if changed:
+            ticked = dict.fromkeys((*plan.ticked, *undone)) if undone else plan.ticked
             self._subscriptions.notify(ticked, plan, transition.mutation)
-        if self.tracers is not None:
-            self.tell("transition_end", transition)
-        if transition.mutation.is_auto and not canceled:
-            self._auto_failures = 0
+        self.tell("transition_end", transition)
         if changed and self.callback is not None:
             self.tell_change(transition.time_before, transition.time_after)
         if plan.has_works and transition.committed:
@@ -379,7 +425,8 @@ class Executor:
 
     def _start(self, call: Call, context: int, transition: Transition[Any]) -> None:
         if call.works:
-            event = self._event(call, transition)
+            event = self._event()
+            event.call, event.transition = call, transition
             for handler in call.works:
                 self._host.start_work(handler, event, context)
 
@@ -391,7 +438,7 @@ def _veto(handler: Handler, answer: object) -> Result:
     """Give the result of an answer that is not a pass."""
     if answer is False:
         return Result(1, partial("vetoed by {!r}".format, handler))
-    if inspect.iscoroutine(answer):
+    if iscoroutine(answer):
         _refuse_coroutine(handler, answer)
     raise HandlerError(
         f"{handler!r} returned {answer!r}; a negotiation handler returns False to veto, True or None to pass"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from asyncmachine.handlers import Handler
-from asyncmachine.mutation import ADD, ExceptionArgs, Mutation, Result, current
+from asyncmachine.mutation import ADD, ExceptionArgs, Mutation, Result, current, new_mutation
 from asyncmachine.plans import Planner
 from asyncmachine.schema import EXCEPTION
 from asyncmachine.transition import Transition
@@ -75,8 +75,8 @@ class Faults:
         if not self._in_work and self._host.raise_in_caller(error.err):
             return
         self.note(error.err)
-        mutation = Mutation(self._host.planner.requests.of(ADD, EXCEPTION), source=transition.as_source())
-        mutation.error = error
+        request = self._host.planner.requests.of(ADD, EXCEPTION)
+        mutation = new_mutation(request, source=transition.as_source(), error=error)
         self._host.submit(mutation, prepend=True)
 
     def work_failed(self, err: Exception, name: str) -> None:
@@ -86,9 +86,9 @@ class Faults:
             return
         self.note(err)
         cause = current.get()
-        mutation = Mutation(self._host.planner.requests.of(ADD, EXCEPTION), source=cause.as_source() if cause else None)
         origin = (cause.called_states, cause.states_before) if cause else ((), ())
-        mutation.error = ExceptionArgs(err, name, *origin)
+        request, source = self._host.planner.requests.of(ADD, EXCEPTION), cause.as_source() if cause else None
+        mutation = new_mutation(request, source=source, error=ExceptionArgs(err, name, *origin))
         outer, self._in_work = self._in_work, True
         try:
             self._host.submit(mutation)

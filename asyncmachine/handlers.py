@@ -4,231 +4,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial, partialmethod
 from itertools import chain, count
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
+from types import FunctionType, MethodType
+from typing import Any, NamedTuple, cast
+from weakref import WeakKeyDictionary
 
 from typing_extensions import override
 
 from asyncmachine.errors import HandlerError, did_you_mean
-from asyncmachine.mutation import Mutation
-from asyncmachine.plans import Call, Lookup
-from asyncmachine.schema import ANY, SUFFIXES
-from asyncmachine.transition import Transition
+from asyncmachine.marks import Marked, marks_of
+from asyncmachine.plans import NO_HANDLERS, HandlerTable
+from asyncmachine.schema import ANY, SUFFIXES, Schema
 
-__all__ = ["EventOf", "Handler", "HandlerRegistry", "On", "on"]
-
-T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., object])
-N = TypeVar("N", bound=Callable[..., bool | None])
+__all__ = ["Handler", "HandlerRegistry", "is_async_callable"]
 
 GLOBAL = (f"{ANY}Enter", f"{ANY}State")
 NEGOTIATION = ("Enter", "Exit")
-_MARK = "__asyncmachine_on__"
-
-
-class Forking(Protocol):
-    """A machine that can start work, seen from its events."""
-
-    def fork(
-        self, fn: Callable[..., Any], *args: Any, state: str | None = None, delay: float = 0, limit: int | None = None
-    ) -> Any: ...
-
-    @property
-    def transition(self) -> Transition[Any] | None: ...
-
-
-M = TypeVar("M", bound=Forking)
-
-
-class EventOf(Generic[M]):
-    """What a handler is given: which handler it is, on which machine, in which transition, with which args."""
-
-    __slots__ = ("_call", "transition")
-
-    def __init__(self, call: Call, transition: Transition[Any]) -> None:
-        self._call = call
-        self.transition: Transition[Any] = transition
-        """The transition the handler is called in."""
-
-    @property
-    def name(self) -> str:
-        """The handler's name, such as "FooState"."""
-        return self._call.name
-
-    @property
-    def state(self) -> str:
-        """The state the handler is about; "Any" for the global ones."""
-        return self._call.about
-
-    @property
-    def machine(self) -> M:
-        """The machine."""
-        machine: M = self.transition.machine
-        return machine
-
-    @property
-    def mutation(self) -> Mutation:
-        """The mutation that is being carried out."""
-        return self.transition.mutation
-
-    @property
-    def args(self) -> Mapping[str, Any]:
-        """The mutation's args as a mapping; the fields, for typed ones."""
-        return self.transition.mutation.args
-
-    def arg(self, kind: type[T]) -> T:
-        """Give the typed args of a class.
-
-        Raises:
-            ArgsError: the mutation carries no instance of it.
-
-        >>> from dataclasses import dataclass
-        >>> @dataclass
-        ... class Conn:
-        ...     addr: str
-        >>> @mach.on.state("Foo")
-        ... def connect(e: am.Event) -> None:
-        ...     print(e.arg(Conn).addr, dict(e.args))
-        >>> mach.add1("Foo", Conn(":5555"))
-        :5555 {'addr': ':5555'}
-        Result.EXECUTED
-        """
-        return self.transition.mutation.arg(kind)
-
-    @property
-    def is_valid(self) -> bool:
-        """True while this very transition runs and nothing has canceled it."""
-        transition = self.transition
-        running = self.machine.transition is transition
-        return running and transition.is_accepted and not transition.is_completed
-
-    def fork(self, fn: Callable[..., Any], *args: Any, delay: float = 0, limit: int | None = None) -> Any:
-        """Start work under the context of the handler's own state; see `Machine.fork`.
-
-        >>> async def load(machine: am.Machine, path: str) -> None:
-        ...     machine.add1("Bar", {"text": await anyio.Path(path).read_text()})
-        >>> @mach.on.state("Foo")
-        ... def start(e: am.Event) -> None:
-        ...     e.fork(load, e.machine, e.args["path"])
-        """
-        state = None if self.state == ANY else self.state
-        return self.machine.fork(fn, *args, state=state, delay=delay, limit=limit)
-
-    @override
-    def __repr__(self) -> str:
-        return f"<Event {self.name} of {self.transition!r}>"
-
-
-class Mark(NamedTuple):
-    """A handler's names as `am.on` notes them on a function."""
-
-    names: tuple[tuple[str, ...], ...]
-    limit: int | None
-
-    def handler_names(self) -> Iterator[str]:
-        return ("".join(parts) for parts in self.names)
-
-
-class On:
-    """Marks functions as handlers: `@am.on.state("Foo")` on a method, `@mach.on.state("Foo")` to bind a function.
-
-    Every mark but `both` takes one state or several.
-
-    >>> class Handlers:
-    ...     @am.on.enter("Foo", "Bar")
-    ...     def check(self, e: am.Event) -> bool:
-    ...         return e.machine.not1("Baz")
-    >>> mach.bind_handlers(Handlers()), mach.add1("Foo")
-    ('Handlers', Result.EXECUTED)
-    """
-
-    __slots__ = ("_bind",)
-
-    def __init__(self, bind: Callable[[Mark, Callable[..., object]], object]) -> None:
-        self._bind = bind
-
-    def enter(self, *states: str) -> Callable[[N], N]:
-        """Mark a negotiation handler asked before the states are activated.
-
-        >>> @mach.on.enter("Foo")
-        ... def has_ticket(e: am.Event) -> bool:
-        ...     return "ticket" in e.args
-        >>> mach.add1("Foo").canceled, mach.add1("Foo", {"ticket": 7}).executed
-        (True, True)
-        """
-        return self._marker([(state, "Enter") for state in states])
-
-    def exit(self, *states: str) -> Callable[[N], N]:
-        """Mark a negotiation handler asked before the states are deactivated.
-
-        >>> @mach.on.exit("Foo")
-        ... def is_done(e: am.Event) -> bool:
-        ...     return e.machine.is1("Bar")
-        >>> mach.add1("Foo"), mach.remove1("Foo").canceled
-        (Result.EXECUTED, True)
-        """
-        return self._marker([(state, "Exit") for state in states])
-
-    def state(self, *states: str, limit: int | None = None) -> Callable[[F], F]:
-        """Mark a final handler called when the states are activated.
-
-        Args:
-            states: names of states, or `Any`.
-            limit: how many of an `async` handler's runs may be at work at once; more wait their turn.
-
-        >>> @mach.on.state("Foo")
-        ... def greet(e: am.Event) -> None:
-        ...     print(f"hello {e.args['name']}")
-        >>> mach.add1("Foo", {"name": "world"})
-        hello world
-        Result.EXECUTED
-        """
-        if limit is not None and limit < 1:
-            raise HandlerError(f"limit is how many may run at once, 1 or more, not {limit}")
-        return self._marker([(state, "State") for state in states], limit)
-
-    def end(self, *states: str) -> Callable[[F], F]:
-        """Mark a final handler called when the states are deactivated.
-
-        >>> @mach.on.end("Foo", "Bar")
-        ... def say(e: am.Event) -> None:
-        ...     print(f"{e.state} is over")
-        >>> mach.add1("Foo"), mach.set("Baz")
-        Foo is over
-        (Result.EXECUTED, Result.EXECUTED)
-        """
-        return self._marker([(state, "End") for state in states])
-
-    def both(self, active: str, target: str) -> Callable[[N], N]:
-        """Mark a negotiation handler asked when one state is active and another is to be active; or one, to stay.
-
-        >>> @mach.on.both("Foo", "Bar")
-        ... def not_while_foo(e: am.Event) -> bool:
-        ...     return False
-        >>> mach.add1("Bar").executed, mach.set("Foo").executed, mach.add1("Bar").reason
-        (True, True, 'vetoed by FooBar of not_while_foo')
-        """
-        return self._marker([(active, target)])
-
-    def _marker(self, names: list[tuple[str, ...]], limit: int | None = None) -> Callable[[F], F]:
-        if not names or not all(isinstance(name, str) for parts in names for name in parts):
-            raise HandlerError('name the states of the handler: @am.on.enter("Foo")')
-
-        def mark(fn: F) -> F:
-            self._bind(Mark(tuple(names), limit), fn)
-            return fn
-
-        return mark
-
-
-def _note(mark: Mark, fn: Callable[..., object]) -> None:
-    setattr(fn, _MARK, [*getattr(fn, _MARK, []), mark])
-
-
-on: On = On(_note)
-"""Marks methods as handlers; see `On`."""
 
 
 def is_async_callable(fn: Callable[..., object]) -> bool:
@@ -243,123 +35,16 @@ class Handler:
 
     __slots__ = ("binding", "fn", "is_async", "limit", "name")
 
-    def __init__(self, name: str, fn: Callable[[Any], Any], binding: str, limit: int | None) -> None:
+    def __init__(self, name: str, fn: Callable[[Any], Any], binding: str, limit: int | None, *, is_async: bool) -> None:
         self.name: str = name
         self.fn: Callable[[Any], Any] = fn
         self.binding: str = binding
         self.limit: int | None = limit
-        self.is_async: bool = is_async_callable(fn)
+        self.is_async: bool = is_async
 
     @override
     def __repr__(self) -> str:
         return f"{self.name} of {self.binding}"
-
-
-@dataclass(frozen=True, slots=True)
-class Binding:
-    """An object whose handlers are bound, with how to look for them, and those that were found."""
-
-    id: str
-    target: object
-    prefix: str
-    strict: bool
-    handlers: tuple[Handler, ...] = ()
-
-    def searched(self, names: Sequence[str]) -> Binding:
-        """Give the binding with the handlers it has for these states; those it had already stay the same objects."""
-        found = list(_collect(self, {name: i for i, name in enumerate(names)}))
-        if not found and self.strict:
-            example = f"{names[0]}State(self, e)"
-            raise HandlerError(
-                f"{self.id} has no handler for any of the states; a handler is a method such as {example}"
-            )
-        # The limits of work are kept by handler, and must hold on.
-        known = ((new, [old for old in self.handlers if old.name == new.name and old.fn == new.fn]) for new in found)
-        return replace(self, handlers=tuple(olds[0] if olds else new for new, olds in known))
-
-
-class HandlerRegistry:
-    """All bindings of a machine, and what they come to: handlers by name.
-
-    Args:
-        names: the names of the machine's states.
-    """
-
-    __slots__ = ("_bindings", "_names", "_pairs", "_table")
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self._names = tuple(names)
-        self._bindings: dict[str, Binding] = {}
-        self._table: dict[str, tuple[tuple[Handler, ...], tuple[Handler, ...]]] = {}
-        self._pairs: dict[int, dict[int, str]] = {}
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """The ids of all bindings, in binding order."""
-        return tuple(self._bindings)
-
-    def lookup(self, name: str) -> tuple[tuple[Handler, ...], tuple[Handler, ...]] | None:
-        """Give the handlers bound to a name, plain and `async` apart, or None."""
-        return self._table.get(name)
-
-    def reader(self) -> Lookup:
-        """Give a look-up of what is bound now: the tables are made anew, never changed."""
-        return self._table.get
-
-    def pairs(self) -> Mapping[int, Mapping[int, str]]:
-        """Give the names of bound state-state handlers: active state -> target state -> name."""
-        return self._pairs
-
-    def bind(self, target: object, id: str | None, prefix: str, *, strict: bool) -> str:
-        """Bind an object's handlers; see `Machine.bind_handlers`."""
-        if isinstance(target, type):
-            raise HandlerError(f"{target.__name__} is a class; bind an instance: {target.__name__}()")
-        if id in self._bindings:
-            raise HandlerError(f"handlers are bound under the id {id!r} already; detach them first")
-        binding = Binding(id or self._new_id(target), target, prefix, strict).searched(self._names)
-        self._rebuild([*self._bindings.values(), binding], self._names)
-        return binding.id
-
-    def detach(self, id: str) -> None:
-        """Detach a binding; see `Machine.detach_handlers`."""
-        if id not in self._bindings:
-            raise HandlerError(f"no handlers are bound under the id {id!r}{did_you_mean(id, self._bindings)}")
-        self._rebuild([binding for binding in self._bindings.values() if binding.id != id], self._names)
-
-    def rebind(self, names: Iterable[str]) -> None:
-        """Look all handlers up again, for a schema that has grown."""
-        names = tuple(names)
-        self._rebuild([binding.searched(names) for binding in self._bindings.values()], names)
-
-    def _new_id(self, target: object) -> str:
-        named = getattr(target.fn, "__name__", "") if isinstance(target, Marked) else type(target).__name__
-        ids = chain([named], (f"{named}#{number}" for number in count(2)))
-        return next(id for id in ids if id not in self._bindings)
-
-    def _rebuild(self, bindings: list[Binding], names: tuple[str, ...]) -> None:
-        """Make the tables anew."""
-        found: dict[str, list[Handler]] = {}
-        pairs: dict[int, dict[int, str]] = {}
-        index = {name: i for i, name in enumerate(names)}
-        for handler in chain.from_iterable(binding.handlers for binding in bindings):
-            found.setdefault(handler.name, []).append(handler)
-            meaning = _meanings(handler.name, index)[0]
-            if meaning.target is not None and meaning.target != meaning.state:
-                pairs.setdefault(index[meaning.state], {})[index[meaning.target]] = handler.name
-        self._names, self._pairs = names, pairs
-        self._bindings = {binding.id: binding for binding in bindings}
-        self._table = {
-            name: (tuple(h for h in hs if not h.is_async), tuple(h for h in hs if h.is_async))
-            for name, hs in found.items()
-        }
-
-
-class Marked(NamedTuple):
-    """A function bound by `@mach.on…`, as a binding's target."""
-
-    names: tuple[str, ...]
-    fn: Callable[..., object]
-    limit: int | None
 
 
 class Meaning(NamedTuple):
@@ -374,96 +59,239 @@ class Meaning(NamedTuple):
         return self.target is not None or self.suffix in NEGOTIATION
 
 
-def _meanings(name: str, index: Mapping[str, int]) -> list[Meaning]:
-    """Give all ways to read a handler's name."""
-    found = [
-        Meaning(state, suffix, None)
-        for suffix in SUFFIXES
-        if (state := name.removesuffix(suffix)) != name and (state in index or name in GLOBAL)
-    ]
-    cuts = ((name[:cut], name[cut:]) for cut in range(1, len(name)))
-    return found + [Meaning(state, "", target) for state, target in cuts if state in index and target in index]
+class Vocabulary:
+    """The names of a schema's states, and what names of handlers mean among them.
+
+    Args:
+        names: the names of the states.
+    """
+
+    __slots__ = ("_known", "index", "names")
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names: tuple[str, ...] = tuple(names)
+        self.index: dict[str, int] = {name: i for i, name in enumerate(names)}
+        self._known: dict[str, Sequence[Meaning]] = {}
+
+    @classmethod
+    def of(cls, schema: Schema) -> Vocabulary:
+        """Give the one of a schema, which its machines share: they are asked for the same names again and again."""
+        known = schema.derived.get(cls)
+        if not isinstance(known, cls):
+            known = schema.derived[cls] = cls(schema.names)
+        return known
+
+    def meanings(self, name: str) -> Sequence[Meaning]:
+        """Give all ways to read a handler's name."""
+        found = self._known.get(name)
+        if found is None:
+            found = self._known[name] = tuple(self._read(name))
+        return found
+
+    def _read(self, name: str) -> Iterator[Meaning]:
+        for suffix in SUFFIXES:
+            state = name.removesuffix(suffix)
+            if state != name and (state in self.index or name in GLOBAL):
+                yield Meaning(state, suffix, None)
+        for cut in range(1, len(name)):
+            if name[:cut] in self.index and name[cut:] in self.index:
+                yield Meaning(name[:cut], "", name[cut:])
+
+    def looks_like_handler(self, name: str) -> bool:
+        """Tell whether a name that fits no state was meant for one."""
+        if any(name.endswith(suffix) and name != suffix for suffix in SUFFIXES):
+            return True
+        return any(name.startswith(state) and name != state for state in (*self.names, ANY))
+
+    def closest(self, name: str) -> str:
+        """Give the names of handlers closest to a name, as the end of an error."""
+        known = [state + suffix for state in self.names for suffix in SUFFIXES]
+        known += [state + other for state in self.names if name.startswith(state) for other in self.names]
+        return did_you_mean(name, [*known, *GLOBAL])
 
 
-def _collect(binding: Binding, index: Mapping[str, int]) -> Iterator[Handler]:
+class Binding(NamedTuple):
+    """An object whose handlers are bound, with how to look for them, and those that were found."""
+
+    id: str
+    target: object
+    prefix: str
+    strict: bool
+    handlers: tuple[Handler, ...] = ()
+
+    def searched(self, words: Vocabulary) -> Binding:
+        """Give the binding with the handlers it has for these states; those it had already stay the same objects."""
+        found = tuple(_collect(self, words))
+        if not found and self.strict:
+            example = f"{words.names[0]}State(self, e)"
+            raise HandlerError(
+                f"{self.id} has no handler for any of the states; a handler is a method such as {example}"
+            )
+        if self.handlers:
+            # The limits of work are kept by handler, and must hold on.
+            olds = [[old for old in self.handlers if old.name == new.name and old.fn == new.fn] for new in found]
+            found = tuple([old[0] if old else new for new, old in zip(found, olds, strict=True)])
+        return self._replace(handlers=found)
+
+
+class HandlerRegistry:
+    """All bindings of a machine, and what they come to: handlers by name.
+
+    Args:
+        schema: the states of the machine.
+    """
+
+    __slots__ = ("_bindings", "_words", "table")
+
+    def __init__(self, schema: Schema) -> None:
+        self._words = Vocabulary.of(schema)
+        self._bindings: dict[str, Binding] = {}
+        self.table: HandlerTable = NO_HANDLERS
+        """What is bound now: it is made anew, never changed."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of all bindings, in binding order."""
+        return tuple(self._bindings)
+
+    def bind(self, target: object, id: str | None, prefix: str, *, strict: bool) -> str:
+        """Bind an object's handlers; see `Machine.bind_handlers`."""
+        if isinstance(target, type):
+            raise HandlerError(f"{target.__name__} is a class; bind an instance: {target.__name__}()")
+        if id in self._bindings:
+            raise HandlerError(f"handlers are bound under the id {id!r} already; detach them first")
+        binding = Binding(id or self._new_id(target), target, prefix, strict).searched(self._words)
+        self._rebuild([*self._bindings.values(), binding], self._words)
+        return binding.id
+
+    def detach(self, id: str) -> None:
+        """Detach a binding; see `Machine.detach_handlers`."""
+        if id not in self._bindings:
+            raise HandlerError(f"no handlers are bound under the id {id!r}{did_you_mean(id, self._bindings)}")
+        self._rebuild([binding for binding in self._bindings.values() if binding.id != id], self._words)
+
+    def rebind(self, schema: Schema) -> None:
+        """Look all handlers up again, for a schema that has grown."""
+        words = Vocabulary.of(schema)
+        self._rebuild([binding.searched(words) for binding in self._bindings.values()], words)
+
+    def _new_id(self, target: object) -> str:
+        named = getattr(target.fn, "__name__", "") if isinstance(target, Marked) else type(target).__name__
+        ids = chain([named], (f"{named}#{number}" for number in count(2)))
+        return next(id for id in ids if id not in self._bindings)
+
+    def _rebuild(self, bindings: Iterable[Binding], words: Vocabulary) -> None:
+        """Make the table anew."""
+        found: dict[str, list[Handler]] = {}
+        pairs: dict[int, dict[int, str]] = {}
+        selves, index = 0, words.index
+        self._words = words
+        self._bindings = {binding.id: binding for binding in bindings}
+        for handler in chain.from_iterable([binding.handlers for binding in self._bindings.values()]):
+            found.setdefault(handler.name, []).append(handler)
+            state, _, target = words.meanings(handler.name)[0]
+            if target == state:
+                selves |= 1 << index[state]
+            elif target is not None:
+                pairs.setdefault(index[state], {})[index[target]] = handler.name
+        named = {
+            name: (tuple([h for h in hs if not h.is_async]), tuple([h for h in hs if h.is_async]))
+            for name, hs in found.items()
+        }
+        self.table = HandlerTable(named, pairs, selves) if named else NO_HANDLERS
+
+
+def _collect(binding: Binding, words: Vocabulary) -> Iterator[Handler]:
     """Find the handlers of a binding, and check each."""
-    target, strict = binding.target, binding.strict
+    target = binding.target
     if isinstance(target, Marked):
         for name in dict.fromkeys(target.names):
-            yield _checked(name, target.fn, binding, index, target.limit, marked=True)
+            yield _checked(name, target.fn, binding, words, target.limit, marked=True)
     elif isinstance(target, Mapping):
-        for key, fn in cast("Mapping[object, object]", target).items():
-            if not isinstance(key, str):
-                raise HandlerError(f"{key!r} of {binding.id} is no name; name handlers as in {{'FooState': function}}")
-            bare = key.removeprefix(binding.prefix)
-            if key.startswith(binding.prefix) and (strict or _meanings(bare, index)):
-                yield _checked(bare, fn, binding, index, None)
+        yield from _collect_named(cast("Mapping[object, object]", target), binding, words)
     else:
-        for attribute in _attributes(target):
-            static = inspect.getattr_static(target, attribute)
-            marked = _marked(static)
-            for name, limit in marked.items():
-                yield _checked(name, getattr(target, attribute), binding, index, limit, marked=True)
-            bare = attribute.removeprefix(binding.prefix)
-            named = attribute.startswith(binding.prefix) and bare[:1].isupper() and _is_method(static)
-            meant = named and (_meanings(bare, index) or (strict and _looks_like_handler(bare, index)))
-            if meant and bare not in marked:
-                yield _checked(bare, getattr(target, attribute), binding, index, None)
+        yield from _collect_methods(target, binding, words)
 
 
-def _attributes(target: object) -> Iterator[str]:
-    """Give the names of an object's own and inherited attributes in the order they were defined, base classes first."""
-    owners = [*reversed(type(target).__mro__), target]
-    names = chain.from_iterable(getattr(owner, "__dict__", ()) for owner in owners)
-    return (name for name in dict.fromkeys(names) if not name.startswith("__"))
+def _collect_named(target: Mapping[object, object], binding: Binding, words: Vocabulary) -> Iterator[Handler]:
+    for key, fn in target.items():
+        if not isinstance(key, str):
+            raise HandlerError(f"{key!r} of {binding.id} is no name; name handlers as in {{'FooState': function}}")
+        bare = key.removeprefix(binding.prefix)
+        if key.startswith(binding.prefix) and (binding.strict or words.meanings(bare)):
+            yield _checked(bare, fn, binding, words, None)
 
 
-def _marked(static: object) -> dict[str, int | None]:
-    """Give the handler names an attribute is marked with, once each, with their limits."""
-    # A mark may stand above or below @staticmethod and @classmethod.
-    marks: list[Mark] = [*getattr(getattr(static, "__func__", None), _MARK, ()), *getattr(static, _MARK, ())]
-    return {name: mark.limit for mark in marks for name in mark.handler_names()}
+def _collect_methods(target: object, binding: Binding, words: Vocabulary) -> Iterator[Handler]:
+    prefix, strict = binding.prefix, binding.strict
+    for attribute, static in _attributes(target).items():
+        if attribute.startswith("__") or not _is_method(static):
+            continue
+        marked = marks_of(static)
+        for name, limit in marked.items():
+            yield _checked(name, getattr(target, attribute), binding, words, limit, marked=True)
+        bare = attribute.removeprefix(prefix)
+        named = bare[:1].isupper() and attribute.startswith(prefix) and bare not in marked
+        if named and (words.meanings(bare) or (strict and words.looks_like_handler(bare))):
+            yield _checked(bare, getattr(target, attribute), binding, words, None)
+
+
+def _attributes(target: object) -> dict[str, object]:
+    """Give an object's own and inherited attributes in the order they were defined, base classes first.
+
+    They are given as they stand in the classes, for looking at an attribute may run code of the user's.
+    """
+    found: dict[str, object] = {}
+    for owner in (*reversed(type(target).__mro__), target):
+        found.update(getattr(owner, "__dict__", ()))
+    return found
 
 
 def _is_method(static: object) -> bool:
-    if isinstance(static, staticmethod | classmethod | partialmethod):
+    if isinstance(static, FunctionType | staticmethod | classmethod | partialmethod):
         return True
     return callable(static) and not isinstance(static, type)
 
 
-def _looks_like_handler(name: str, index: Mapping[str, int]) -> bool:
-    """Tell whether a name that fits no state was meant for one."""
-    if any(name.endswith(suffix) and name != suffix for suffix in SUFFIXES):
-        return True
-    return any(name.startswith(state) and name != state for state in (*index, ANY))
-
-
 def _checked(
-    name: str, fn: Any, binding: Binding, index: Mapping[str, int], limit: int | None, *, marked: bool = False
+    name: str, fn: Any, binding: Binding, words: Vocabulary, limit: int | None, *, marked: bool = False
 ) -> Handler:
     where = f"{name} of {binding.id}"
-    meanings = _meanings(name, index)
+    meanings = words.meanings(name)
     if not meanings:
-        known = [state + suffix for state in index for suffix in SUFFIXES]
-        known += [state + other for state in index if name.startswith(state) for other in index]
         mend = "mark it with names of states" if marked else "rename it, or bind with strict=False"
-        hint = did_you_mean(name, [*known, *GLOBAL])
-        raise HandlerError(f"{where} is no handler: it fits no state; {mend}{hint}")
+        raise HandlerError(f"{where} is no handler: it fits no state; {mend}{words.closest(name)}")
     if len(meanings) > 1:
         read = " and as ".join(
             f"the {m.suffix} handler of {m.state}" if m.suffix else f"{m.state}+{m.target}" for m in meanings
         )
         raise HandlerError(f"{where} reads as {read}; rename a state so that only one is left")
-    if not callable(fn):
-        raise HandlerError(f"{where} must be a function that takes the event, not {fn!r}")
-    if inspect.isasyncgenfunction(fn) or inspect.isgeneratorfunction(fn):
-        raise HandlerError(f"{where} is a generator and would never run; let it return instead of yield")
-    handler = Handler(name, fn, binding.id, limit)
-    if handler.is_async and meanings[0].is_negotiation:
+    is_async = _checked_function(fn, name, where)
+    if is_async and meanings[0].is_negotiation:
         raise HandlerError(
             f"{where} is async, but a negotiation handler must answer at once; make it `def {name}(self, e)`, and do "
             f"the work in `async def {meanings[0].target or meanings[0].state}State`"
         )
+    return Handler(name, fn, binding.id, limit, is_async=is_async)
+
+
+_METHODS: WeakKeyDictionary[FunctionType, bool] = WeakKeyDictionary()
+"""Functions that were found good as methods, and whether they are `async`: looking at a signature takes its time, and
+a class of handlers is bound to many machines."""
+
+
+def _checked_function(fn: Any, name: str, where: str) -> bool:
+    """Refuse what cannot be called as a handler; tell whether it is `async`."""
+    method = fn.__func__ if isinstance(fn, MethodType) and isinstance(fn.__func__, FunctionType) else None
+    if method is not None:
+        known = _METHODS.get(method)
+        if known is not None:
+            return known
+    if not callable(fn):
+        raise HandlerError(f"{where} must be a function that takes the event, not {fn!r}")
+    if inspect.isasyncgenfunction(fn) or inspect.isgeneratorfunction(fn):
+        raise HandlerError(f"{where} is a generator and would never run; let it return instead of yield")
+    is_async = is_async_callable(fn)
     try:
         inspect.signature(fn).bind(None)
     except TypeError as err:
@@ -471,4 +299,6 @@ def _checked(
     except ValueError:
         # Some built-in callables have no signature to look at; they are tried when they are called.
         pass
-    return handler
+    if method is not None:
+        _METHODS[method] = is_async
+    return is_async

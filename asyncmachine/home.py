@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from asyncio import get_running_loop
+from typing import Protocol
 
 from asyncmachine.errors import MachineLoopError, MachineThreadError
 
 __all__ = ["Home"]
+
+
+class Host(Protocol):
+    """The machine, seen from its home: errors name it."""
+
+    @property
+    def id(self) -> str: ...
 
 
 class Home:
@@ -17,13 +26,13 @@ class Home:
     its thread, for good.
 
     Args:
-        id: the machine's id, for errors.
+        host: the machine.
     """
 
-    __slots__ = ("_id", "_loop", "thread")
+    __slots__ = ("_host", "_loop", "thread")
 
-    def __init__(self, id: str) -> None:
-        self._id = id
+    def __init__(self, host: Host) -> None:
+        self._host = host
         self.thread: int = threading.get_ident()
         """The thread that owns the machine."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -46,7 +55,7 @@ class Home:
             self.bind_loop()
             return
         raise MachineThreadError(
-            f"the machine {self._id} belongs to another thread, and machines take no locks; from this thread use "
+            f"the machine {self._host.id} belongs to another thread, and machines take no locks; from this thread use "
             "mach.threadsafe, which has the same mutations and returns concurrent futures"
         )
 
@@ -56,17 +65,18 @@ class Home:
         Raises:
             MachineLoopError: no loop runs, or another one than the machine's.
         """
-        loop = _running_loop()
-        if loop is not None and loop is self._loop:
-            return loop
-        if loop is None:
+        try:
+            loop = get_running_loop()
+        except RuntimeError:
             raise MachineLoopError(
-                f"the machine {self._id} needs a running event loop for this (futures of when_…, state contexts and "
-                "async work live on one); call it from a coroutine, such as one given to am.run(main)"
-            )
+                f"the machine {self._host.id} needs a running event loop for this (futures of when_…, state contexts "
+                "and async work live on one); call it from a coroutine, such as one given to am.run(main)"
+            ) from None
+        if loop is self._loop:
+            return loop
         if self._loop is not None:
             raise MachineLoopError(
-                f"the machine {self._id} is bound to another event loop than the running one; build a machine for "
+                f"the machine {self._host.id} is bound to another event loop than the running one; build a machine for "
                 "each loop, or use mach.threadsafe to reach this one"
             )
         self._loop, self.thread = loop, threading.get_ident()
@@ -93,7 +103,7 @@ class Home:
         if self._loop is None or self._loop.is_closed():
             state = "has no event loop yet" if self._loop is None else "was bound to a loop that is closed"
             raise MachineLoopError(
-                f"the machine {self._id} {state}, so nobody would make the call; enter `async with mach` (or read "
+                f"the machine {self._host.id} {state}, so nobody would make the call; enter `async with mach` (or read "
                 "mach.threadsafe) on its loop's thread first, and keep the loop running"
             )
         return self._loop
@@ -101,6 +111,6 @@ class Home:
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
     try:
-        return asyncio.get_running_loop()
+        return get_running_loop()
     except RuntimeError:
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from threading import get_ident
@@ -19,15 +18,25 @@ from asyncmachine.clock import Time
 from asyncmachine.contexts import MACHINE
 from asyncmachine.core import DISPOSED, Core
 from asyncmachine.errors import HandlerError, MachineLoopError
-from asyncmachine.handlers import EventOf, Mark, Marked, On
+from asyncmachine.events import EventOf
 from asyncmachine.logs import LogArgs, LogLevel
-from asyncmachine.mutation import ADD, Args, ExceptionArgs, Mutation, MutationType, Result, Source, check_args
-from asyncmachine.relations import RelationsResolver, Resolver
+from asyncmachine.marks import Mark, Marked, On
+from asyncmachine.mutation import (
+    ADD,
+    Args,
+    ExceptionArgs,
+    Mutation,
+    MutationType,
+    Result,
+    Source,
+    check_args,
+    new_mutation,
+)
+from asyncmachine.relations import Resolver
 from asyncmachine.schema import Schema, SchemaLike
 from asyncmachine.snapshot import Snapshot, Statistics
 from asyncmachine.threadsafe import Threadsafe
 from asyncmachine.transition import Transition
-from asyncmachine.waiting import Waiters
 from asyncmachine.work import Work, as_coroutine_function, limit_key
 
 __all__ = ["Event", "Machine"]
@@ -94,22 +103,21 @@ class Machine(MachineApi):
     ) -> None:
         core = Core(
             self,
-            secrets.token_hex(8) if id is None else id,
+            id,
             Schema.of(schema),
             event=Event,
-            make_resolver=resolver or RelationsResolver,
+            make_resolver=resolver,
             queue_limit=queue_limit,
         )
         core.handler_timeout = handler_timeout
         core.dispose_timeout = dispose_timeout
         core.raise_errors = raise_errors
-        self._core, self._live, self._queue = core, core.live, core.queue
+        self._core, self._live, self._queue, self._waiters = core, core.live, core.queue, core.subscriptions
         self._parent = parent
         self._tags = tuple(tags)
         self._log_args = log_args
-        self.on: On = On(self._bind_marked)
-        """Binds functions as handlers: `@mach.on.state("Foo")`."""
-        self.log_level = LogLevel.of(log_level)
+        if log_level is not None:
+            self.log_level = LogLevel.of(log_level)
         several = isinstance(handlers, list | tuple)
         for target in cast("Sequence[object]", handlers) if several else () if handlers is None else (handlers,):
             self.bind_handlers(target)
@@ -156,7 +164,7 @@ class Machine(MachineApi):
     @property
     @override
     def machine_tick(self) -> int:
-        return self._core.machine_tick
+        return self._live.machine_tick
 
     @property
     @override
@@ -191,14 +199,15 @@ class Machine(MachineApi):
         0
         """
         core = self._core
+        work = len(core.works)  # which finds out what has ended
         return Statistics(
             queued=len(core.queue),
             waiters=len(core.subscriptions),
             contexts=len(core.contexts),
-            work=len(core.works),
+            work=work,
             children=len(core.children),
             transitions=core.executor.count,
-            canceled=core.actor.canceled,
+            canceled=core.executor.canceled,
             errors=core.faults.count,
         )
 
@@ -224,11 +233,14 @@ class Machine(MachineApi):
         if self._live.closed:
             return DISPOSED
         requests = core.planner.requests
-        request = requests.known.get((type_, states)) if isinstance(states, str) else None
-        mutation = Mutation(request or requests.of(type_, states), None if args is None else check_args(args), source)
-        if check:
-            mutation.is_check = True
-        return core.ask(mutation)
+        request = requests.known.get((type_, states)) if type(states) is str else None
+        mutation = Mutation()
+        mutation.request = request or requests.of(type_, states)
+        mutation.payload = None if args is None else check_args(args)
+        mutation.source, mutation.error = source, None
+        mutation.is_auto, mutation.is_check, mutation.queue_tick = False, check, 0
+        mutation.context = mutation.outcome = mutation.on_done = None
+        return core.ask(mutation) if core.breakpoints else core.actor.ask(mutation)
 
     @override
     def _add_error(
@@ -239,8 +251,8 @@ class Machine(MachineApi):
         if self._live.closed:
             core.faults.report("an error was added after the machine was disposed", err)
             return DISPOSED
-        mutation = Mutation(core.planner.requests.of(ADD, states), check_args(args), source)
-        mutation.error = ExceptionArgs(err)
+        request = core.planner.requests.of(ADD, states)
+        mutation = new_mutation(request, check_args(args), source, error=ExceptionArgs(err))
         core.faults.note(err)
         result = core.ask(mutation)
         if mutation.outcome is None and result.canceled:
@@ -290,8 +302,13 @@ class Machine(MachineApi):
         """
         self._core.home.check_thread()
         bound = self._core.registry.bind(handlers, id, prefix, strict=strict)
-        self._core.planner.forget()
+        self._core.plan_with(self._core.planner)
         return bound
+
+    @property
+    def on(self) -> On:
+        """Binds functions as handlers: `@mach.on.state("Foo")`."""
+        return On(self._bind_marked)
 
     def _bind_marked(self, mark: Mark, fn: Callable[..., object]) -> None:
         target = Marked(tuple(mark.handler_names()), fn, mark.limit)
@@ -311,7 +328,7 @@ class Machine(MachineApi):
         """
         self._core.home.check_thread()
         self._core.registry.detach(id)
-        self._core.planner.forget()
+        self._core.plan_with(self._core.planner)
 
     @property
     @override
@@ -435,10 +452,6 @@ class Machine(MachineApi):
         self.add_breakpoint(added or (), removed or (), strict=strict, action=action)
 
     # Waiting, contexts, work.
-
-    @override
-    def _waiters(self) -> Waiters:
-        return self._core.subscriptions
 
     @override
     def state_ctx(self, state: str) -> anyio.CancelScope:

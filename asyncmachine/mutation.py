@@ -32,6 +32,7 @@ __all__ = [
     "Source",
     "check_args",
     "current",
+    "new_mutation",
 ]
 
 T = TypeVar("T")
@@ -212,21 +213,22 @@ class Mutation:
         "source",
     )
 
-    def __init__(self, request: Request, payload: Args | None = None, source: Source | None = None) -> None:
-        self.request: Request = request
-        self.payload: Args | None = payload
-        self.source: Source | None = source
-        """The transition this was made from, or None."""
-        self.is_auto: bool = False
-        """True for the addition of auto states that follows a transition."""
-        self.is_check: bool = False
-        """True for `can_add` and `can_remove`, which change nothing."""
-        self.queue_tick: int = 0
-        """The queue tick at which it runs; 0 for one that was prepended."""
-        self.error: ExceptionArgs | None = None
-        self.context: Context | None = None
-        self.outcome: Result | None = None
-        self.on_done: list[Callable[[Result], object]] | None = None
+    # `Machine` makes most of them, and sets their fields itself, as `new_mutation` does: an `__init__` would double
+    # the cost.
+    request: Request
+    payload: Args | None
+    source: Source | None
+    """The transition this was made from, or None."""
+    is_auto: bool
+    """True for the addition of auto states that follows a transition."""
+    is_check: bool
+    """True for `can_add` and `can_remove`, which change nothing."""
+    queue_tick: int
+    """The queue tick at which it runs; 0 for one that was prepended."""
+    error: ExceptionArgs | None
+    context: Context | None
+    outcome: Result | None
+    on_done: list[Callable[[Result], object]] | None
 
     @property
     def type(self) -> MutationType:
@@ -286,6 +288,22 @@ class Mutation:
     def __repr__(self) -> str:
         flags = f"{':auto' if self.is_auto else ''}{':check' if self.is_check else ''}"
         return f"<Mutation [{self.type}{flags}] {' '.join(self.called)}>"
+
+
+def new_mutation(
+    request: Request,
+    payload: Args | None = None,
+    source: Source | None = None,
+    *,
+    error: ExceptionArgs | None = None,
+    is_auto: bool = False,
+) -> Mutation:
+    """Make a mutation that is no check."""
+    mutation = Mutation()
+    mutation.request, mutation.payload, mutation.source, mutation.error = request, payload, source, error
+    mutation.is_auto, mutation.is_check, mutation.queue_tick = is_auto, False, 0
+    mutation.context = mutation.outcome = mutation.on_done = None
+    return mutation
 
 
 class Futures(Protocol):

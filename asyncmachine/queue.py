@@ -16,6 +16,9 @@ __all__ = ["Position", "Queue"]
 
 Position: TypeAlias = Literal["first", "last"]
 
+NOTHING: deque[Mutation] = deque(maxlen=0)
+"""What waits in all queues that never held anything, which are most: a deque takes more room than all else of one."""
+
 
 class Queue:
     """Mutations that wait, in the order they will run.
@@ -29,7 +32,7 @@ class Queue:
     def __init__(self, limit: int) -> None:
         self.limit: int = limit
         self.tick: int = 1
-        self.items: deque[Mutation] = deque()
+        self.items: deque[Mutation] = NOTHING
         """What waits, the next one first."""
         self._ticking = 0
         # How many waiting mutations without args there are of each type and set of states, for `has_equal`.
@@ -58,12 +61,12 @@ class Queue:
         """Put a mutation at the end and give it its tick."""
         mutation.queue_tick = self.next_tick
         self._ticking += 1
-        self.items.append(mutation)
+        self._own_items().append(mutation)
         self._note(mutation)
 
     def prepend(self, mutation: Mutation) -> None:
         """Put a mutation at the head; it runs next."""
-        self.items.appendleft(mutation)
+        self._own_items().appendleft(mutation)
         self._note(mutation)
 
     def take(self) -> Mutation:
@@ -116,6 +119,11 @@ class Queue:
                 and (request.mask == mask if strict else request.mask & mask == mask)
             ):
                 yield mutation
+
+    def _own_items(self) -> deque[Mutation]:
+        if self.items is NOTHING:
+            self.items = deque()
+        return self.items
 
     def _note(self, mutation: Mutation) -> None:
         if mutation.payload is None and mutation.error is None and not mutation.is_check:

@@ -147,7 +147,7 @@ class Schema(Mapping[str, State]):
     ('Dry', 'Wet', 'Exception')
     """
 
-    __slots__ = ("__weakref__", "_states", "groups", "index", "names")
+    __slots__ = ("__weakref__", "_states", "derived", "groups", "index", "names")
 
     def __init__(
         self,
@@ -163,6 +163,8 @@ class Schema(Mapping[str, State]):
         self._states = {name: _normal(name, value) for name, value in read.items()}
         self.names: tuple[str, ...] = tuple(self._states)
         self.index: Mapping[str, int] = {name: i for i, name in enumerate(self.names)}
+        self.derived: dict[object, object] = {}
+        """What others have worked out from the schema alone, kept here so that its machines share it."""
         problems += _problems(self._states, self.groups)
         if problems:
             raise SchemaError(problems)
@@ -243,6 +245,10 @@ class Schema(Mapping[str, State]):
         if not isinstance(groups, Mapping):
             raise SchemaError([f'"groups" in the JSON is {groups!r}; write an object of names and lists of states'])
         return cls(cast("Mapping[str, Any]", states), cast("Mapping[str, Any]", groups))
+
+    @override
+    def __reduce__(self) -> tuple[type[Schema], tuple[dict[str, State], Mapping[str, tuple[str, ...]]]]:
+        return Schema, (self._states, self.groups)
 
     @override
     def __getitem__(self, name: str) -> State:

@@ -31,7 +31,6 @@ __all__ = ["Subscriptions"]
 class Host(Protocol):
     """The machine, seen from its subscriptions."""
 
-    id: str
     home: Home
 
     @property
@@ -39,6 +38,9 @@ class Host(Protocol):
 
     @property
     def is_idle(self) -> bool: ...
+
+    @property
+    def id(self) -> str: ...
 
 
 class Waiter(asyncio.Future[Any]):
@@ -48,7 +50,7 @@ class Waiter(asyncio.Future[Any]):
 
     number: int
     """Its place in the order of registration."""
-    buckets: tuple[dict[Waiter, None], ...]
+    buckets: tuple[dict[Any, None], ...]
     """Where it is registered."""
 
     def leave(self) -> None:
@@ -64,8 +66,10 @@ class Waiter(asyncio.Future[Any]):
 
     def settle(self, value: Any = None, err: Exception | None = None) -> None:
         """Leave the registry, and be done with a value or an error, unless someone else was first."""
-        self.leave()
-        if self.done():
+        for bucket in self.buckets:
+            bucket.pop(self, None)
+        self.buckets = ()
+        if self.done():  # not by us: cancelled by the predicate of one before it, say
             return
         try:
             if err is None:
@@ -77,105 +81,107 @@ class Waiter(asyncio.Future[Any]):
             return
 
     @abstractmethod
-    def poll(self, plan: Plan | None, mutation: Mutation | None) -> bool:
-        """Tell whether the time has come: now, if nothing is given, or after a plan was carried out."""
-
-    def value(self) -> Any:
-        """Give what the future is to give."""
+    def check(self, plan: Plan | None, mutation: Mutation | None) -> None:
+        """Be done if the time has come: now, if nothing is given, or after a plan was carried out."""
 
 
 W = TypeVar("W", bound=Waiter)
 
 
+class StateWaiter(Waiter):
+    """Waits for one state to be active, or to be inactive; gives its tick."""
+
+    __slots__ = ("parity", "state", "ticks")
+
+    state: int
+    ticks: list[int]
+    parity: int
+
+    @override
+    def check(self, plan: Plan | None, mutation: Mutation | None) -> None:
+        tick = self.ticks[self.state]
+        if tick % 2 == self.parity:
+            self.settle(tick)
+
+
 class TicksWaiter(Waiter):
     """Waits for states to be active, inactive, or at a tick; gives their ticks."""
 
-    __slots__ = ("goals", "live", "parity", "single", "states")
+    __slots__ = ("goals", "parity", "single", "states", "ticks")
 
     states: tuple[int, ...]
-    live: Live
+    ticks: list[int]
     single: bool
     parity: int | None
     goals: tuple[int, ...]
 
     @override
-    def poll(self, plan: Plan | None, mutation: Mutation | None) -> bool:
-        ticks = self.live.ticks
-        if self.parity is not None:
-            if self.single:
-                if ticks[self.states[0]] % 2 != self.parity:
-                    return False
-            elif not all([ticks[i] % 2 == self.parity for i in self.states]):
-                return False
+    def check(self, plan: Plan | None, mutation: Mutation | None) -> None:
+        ticks, parity = [self.ticks[i] for i in self.states], self.parity
+        if parity is not None and not all([tick % 2 == parity for tick in ticks]):
+            return
         # Without goals, any ticks will do.
-        return not self.goals or all([ticks[i] >= goal for i, goal in zip(self.states, self.goals, strict=True)])
-
-    @override
-    def value(self) -> int | Time:
-        ticks = self.live.ticks
-        return ticks[self.states[0]] if self.single else Time([ticks[i] for i in self.states])
+        if not self.goals or all([tick >= goal for tick, goal in zip(ticks, self.goals, strict=True)]):
+            self.settle(ticks[0] if self.single else Time(ticks))
 
 
 class ArgsWaiter(Waiter):
     """Waits for a state to enter with args that match; gives the args."""
 
-    __slots__ = ("found", "live", "match", "state")
+    __slots__ = ("match", "state", "ticks")
 
     state: int
     match: ArgsMatch
-    live: Live
-    found: Mapping[str, Any]
+    ticks: list[int]
 
     @override
-    def poll(self, plan: Plan | None, mutation: Mutation | None) -> bool:
-        if plan is None or mutation is None or self.state not in plan.enters or not self.live.ticks[self.state] % 2:
-            return False
-        self.found = mutation.args
-        if callable(self.match):
-            return bool(self.match(self.found))
-        return all(name in self.found and self.found[name] == value for name, value in self.match.items())
+    def check(self, plan: Plan | None, mutation: Mutation | None) -> None:
+        if self.done():  # cancelled by the predicate of one before it, say: nobody is to be asked on its behalf
+            self.leave()
+            return
+        if plan is None or mutation is None or self.state not in plan.enters or not self.ticks[self.state] % 2:
+            return
+        args = mutation.args
+        if self.match(args) if callable(self.match) else _has(args, self.match):
+            self.settle(args)
 
-    @override
-    def value(self) -> Mapping[str, Any]:
-        return self.found
+
+def _has(args: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return all(name in args and args[name] == value for name, value in wanted.items())
 
 
 class QueryWaiter(Waiter):
     """Waits for a predicate of the clock; gives the clock."""
 
-    __slots__ = ("clock", "live", "predicate")
+    __slots__ = ("live", "predicate")
 
     predicate: Callable[[Clock], bool]
     live: Live
-    clock: Clock
 
     @override
-    def poll(self, plan: Plan | None, mutation: Mutation | None) -> bool:
-        self.clock = Clock(zip(self.live.schema.names, self.live.ticks, strict=True))
-        return bool(self.predicate(self.clock))
-
-    @override
-    def value(self) -> Clock:
-        return self.clock
+    def check(self, plan: Plan | None, mutation: Mutation | None) -> None:
+        if self.done():  # as above
+            self.leave()
+            return
+        clock = Clock(zip(self.live.schema.names, self.live.ticks, strict=True))
+        if self.predicate(clock):
+            self.settle(clock)
 
 
 class ErrorWaiter(Waiter):
     """Waits for `Exception` to be active; gives the error."""
 
-    __slots__ = ("host", "live", "state")
+    __slots__ = ("host", "state", "ticks")
 
     state: int
     host: Host
-    live: Live
+    ticks: list[int]
 
     @override
-    def poll(self, plan: Plan | None, mutation: Mutation | None) -> bool:
-        return self.live.ticks[self.state] % 2 == 1
-
-    @override
-    def value(self) -> BaseException:
-        # Only a mutation made by hand can activate the state without an error.
-        return self.host.err or RuntimeError("Exception was added without an error; use add_err")
+    def check(self, plan: Plan | None, mutation: Mutation | None) -> None:
+        if self.ticks[self.state] % 2:
+            # Only a mutation made by hand can activate the state without an error.
+            self.settle(self.host.err or RuntimeError("Exception was added without an error; use add_err"))
 
 
 class PlainWaiter(Waiter):
@@ -187,12 +193,13 @@ class PlainWaiter(Waiter):
     queue: Queue | None
 
     @override
-    def poll(self, plan: Plan | None, mutation: Mutation | None) -> bool:
-        return self.goal <= (0 if self.queue is None else self.queue.tick)
+    def check(self, plan: Plan | None, mutation: Mutation | None) -> None:
+        if self.goal <= (0 if self.queue is None else self.queue.tick):
+            self.wake()
 
-    @override
-    def value(self) -> int | None:
-        return None if self.queue is None else self.queue.tick
+    def wake(self) -> None:
+        """Be done."""
+        self.settle(None if self.queue is None else self.queue.tick)
 
 
 class Subscriptions:
@@ -210,6 +217,7 @@ class Subscriptions:
         "queries",
         "queue_ends",
         "queue_ticks",
+        "waited",
     )
 
     def __init__(self, host: Host, live: Live, queue: Queue) -> None:
@@ -217,30 +225,44 @@ class Subscriptions:
         self._live = live
         self._queue = queue
         self._count = 0
-        self._outcomes: dict[Mutation, dict[Waiter, None]] = {}
-        self._disposal: dict[Waiter, None] = {}
+        self._outcomes: dict[Mutation, dict[PlainWaiter, None]] = {}
+        self._disposal: dict[PlainWaiter, None] = {}
         self._announced = False
         """True once the disposal has come to its end, some time after the machine was closed."""
         self.by_state: dict[int, dict[Waiter, None]] = {}
         """Who waits for a state's clock."""
+        self.waited: int = 0
+        """The states that somebody may wait for, as bits: one look tells that a transition wakes nobody."""
         self.queries: dict[Waiter, None] = {}
         """Who waits for any clock."""
-        self.queue_ticks: dict[Waiter, None] = {}
+        self.queue_ticks: dict[PlainWaiter, None] = {}
         """Who waits for a tick of the queue."""
-        self.queue_ends: dict[Waiter, None] = {}
+        self.queue_ends: dict[PlainWaiter, None] = {}
         """Who waits for the end of the queue."""
 
     def __len__(self) -> int:
         """Count the futures that are pending."""
         return len(self._pending()) + len(self._disposal)
 
-    def active(self, states: tuple[int, ...], *, single: bool) -> asyncio.Future[Any]:
-        """Wait until all of the states are active."""
-        return self._for_ticks(states, 1, (), single=single)
+    def state(self, state: int, parity: int) -> asyncio.Future[int]:
+        """Wait until one state is active (parity 1), or inactive (0)."""
+        waiter = StateWaiter(loop=self._host.home.bind_loop())
+        waiter.state, waiter.parity, waiter.ticks, waiter.buckets = state, parity, self._live.ticks, ()
+        if self._live.closed:
+            self._fail(waiter)
+        elif (tick := waiter.ticks[state]) % 2 == parity:
+            waiter.set_result(tick)
+        else:
+            bucket = self._bucket(state)
+            self._count += 1
+            waiter.number = self._count
+            waiter.buckets = (bucket,)
+            bucket[waiter] = None
+        return waiter
 
-    def inactive(self, states: tuple[int, ...], *, single: bool) -> asyncio.Future[Any]:
-        """Wait until all of the states are inactive."""
-        return self._for_ticks(states, 0, (), single=single)
+    def states(self, states: tuple[int, ...], parity: int) -> asyncio.Future[Time]:
+        """Wait until all of the states are active (parity 1), or inactive (0)."""
+        return self._for_ticks(states, parity, (), single=False)
 
     def ticks(self, states: tuple[int, ...], ticks: tuple[int, ...], *, single: bool) -> asyncio.Future[Any]:
         """Wait until each of the states has reached its tick."""
@@ -253,8 +275,8 @@ class Subscriptions:
     def args(self, state: int, match: ArgsMatch) -> asyncio.Future[Mapping[str, Any]]:
         """Wait until a state enters with args that match."""
         waiter = ArgsWaiter(loop=self._host.home.bind_loop())
-        waiter.state, waiter.match, waiter.live = state, match, self._live
-        return self._register(waiter, self.by_state.setdefault(state, {}))
+        waiter.state, waiter.match, waiter.ticks = state, match, self._live.ticks
+        return self._register(waiter, self._bucket(state))
 
     def query(self, predicate: Callable[[Clock], bool]) -> asyncio.Future[Clock]:
         """Wait until a predicate of the clock holds."""
@@ -266,8 +288,8 @@ class Subscriptions:
         """Wait until `Exception` is active."""
         state = self._live.index[EXCEPTION]
         waiter = ErrorWaiter(loop=self._host.home.bind_loop())
-        waiter.state, waiter.host, waiter.live = state, self._host, self._live
-        return self._register(waiter, self.by_state.setdefault(state, {}))
+        waiter.state, waiter.host, waiter.ticks = state, self._host, self._live.ticks
+        return self._register(waiter, self._bucket(state))
 
     def queue_tick(self, tick: int) -> asyncio.Future[int]:
         """Wait until the queue has reached a tick and is done with it."""
@@ -311,26 +333,32 @@ class Subscriptions:
 
     def notify(self, ticked: Iterable[int], plan: Plan | None, mutation: Mutation | None) -> None:
         """Wake the waiters whose condition has come true, of the states that ticked."""
-        buckets = [bucket for i in ticked if (bucket := self.by_state.get(i))]
-        if self.queries:
-            buckets.append(self.queries)
-        if not buckets:
-            return
+        waited, asked, several = self.waited, self.queries, False
+        for i in ticked:
+            if waited >> i & 1:
+                bucket = self.by_state[i]
+                if not bucket:
+                    self.waited &= ~(1 << i)
+                elif asked:
+                    asked, several = {**asked, **bucket}, True
+                else:
+                    asked = bucket
         # A bucket is in order of registration; several are put in order together.
-        several = len(buckets) > 1
-        asked = sorted({*chain(*buckets)}, key=attrgetter("number")) if several else list(buckets[0])
-        for waiter in asked:
-            _poll(waiter, plan, mutation)
+        for waiter in sorted(asked, key=attrgetter("number")) if several else list(asked):
+            try:
+                waiter.check(plan, mutation)
+            except Exception as err:  # noqa: BLE001 - a predicate that raises is its own waiter's error
+                waiter.settle(err=_raisable(err))
 
     def notify_queue(self) -> None:
         """Wake those who wait for a tick of the queue, after a mutation has run."""
         for waiter in list(self.queue_ticks):
-            _poll(waiter, None, None)
+            waiter.check(None, None)
 
     def notify_queue_end(self) -> None:
         """Wake those who wait for the end of the queue."""
         for waiter in list(self.queue_ends):
-            _wake(waiter)
+            waiter.wake()
 
     def dispose(self) -> None:
         """Fail every waiter but those who wait for just this."""
@@ -341,7 +369,7 @@ class Subscriptions:
         """Tell those who wait for the machine's disposal."""
         self._announced = True
         for waiter in list(self._disposal):
-            _wake(waiter)
+            waiter.wake()
 
     def _pending(self) -> set[Waiter]:
         return {
@@ -358,31 +386,42 @@ class Subscriptions:
             if self._live.closed:
                 self._fail(waiter)
             else:
-                _wake(waiter)
+                waiter.wake()
+
+    def _bucket(self, state: int) -> dict[Waiter, None]:
+        """Give the bucket of those who wait for a state's clock."""
+        self.waited |= 1 << state
+        bucket = self.by_state.get(state)
+        if bucket is None:
+            bucket = self.by_state[state] = {}
+        return bucket
 
     def _for_ticks(
         self, states: tuple[int, ...], parity: int | None, goals: tuple[int, ...], *, single: bool
     ) -> asyncio.Future[Any]:
         waiter = TicksWaiter(loop=self._host.home.bind_loop())
-        waiter.live = self._live
+        waiter.ticks = self._live.ticks
         waiter.states = states
         waiter.single = single
         waiter.parity = parity
         waiter.goals = goals
-        return self._register(waiter, *[self.by_state.setdefault(i, {}) for i in states])
+        return self._register(waiter, *[self._bucket(i) for i in states])
 
-    def _register(self, waiter: W, *buckets: dict[Waiter, None]) -> W:
+    def _register(self, waiter: W, *buckets: dict[Any, None]) -> W:
         """Register a waiter, unless what it waits for holds already, or never will."""
         waiter.buckets = ()
         if self._live.closed:
             self._fail(waiter)
             return waiter
-        _poll(waiter, None, None)
+        try:
+            waiter.check(None, None)
+        except Exception as err:  # noqa: BLE001 - handed on to whoever waits
+            waiter.settle(err=_raisable(err))
         if not waiter.done():
             self._enter(waiter, *buckets)
         return waiter
 
-    def _enter(self, waiter: Waiter, *buckets: dict[Waiter, None]) -> None:
+    def _enter(self, waiter: Waiter, *buckets: dict[Any, None]) -> None:
         self._count += 1
         waiter.number = self._count
         waiter.buckets = buckets
@@ -395,18 +434,6 @@ class Subscriptions:
         waiter.exception()
 
 
-def _poll(waiter: Waiter, plan: Plan | None, mutation: Mutation | None) -> None:
-    """Wake a waiter if its time has come. A predicate that raises is its own waiter's error, nobody else's."""
-    if waiter.done():  # not by us: cancelled by the predicate of one before it, say
-        waiter.leave()
-        return
-    try:
-        if waiter.poll(plan, mutation):
-            _wake(waiter)
-    except Exception as err:  # noqa: BLE001 - handed on to whoever waits
-        waiter.settle(err=_raisable(err))
-
-
 def _raisable(err: Exception) -> Exception:
     """Give an error as one that a future can hold: all but `StopIteration`, which would end whatever awaits it."""
     if not isinstance(err, StopIteration):
@@ -414,10 +441,3 @@ def _raisable(err: Exception) -> Exception:
     instead = RuntimeError("the predicate raised StopIteration")
     instead.__cause__ = err
     return instead
-
-
-def _wake(waiter: Waiter) -> None:
-    if waiter.done():
-        waiter.leave()
-    else:
-        waiter.settle(waiter.value())

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from asyncmachine.clock import Time, TimeIndex
 from asyncmachine.mutation import Mutation, MutationType, Source
-from asyncmachine.plans import Call, Live, Plan
+from asyncmachine.plans import Call, Plan, Trail
 
 __all__ = ["Step", "StepType", "Transition", "transition_id"]
 
@@ -58,9 +58,6 @@ class Owner(Protocol):
     @property
     def id(self) -> str: ...
 
-    @property
-    def machine_tick(self) -> int: ...
-
 
 class Transition(Generic[M]):
     """One mutation being carried out, or the record of it: what was asked, what came of it, when.
@@ -69,43 +66,44 @@ class Transition(Generic[M]):
     """
 
     __slots__ = (
-        "_machine_tick",
-        "_number",
         "at",
         "committed",
         "is_accepted",
         "is_completed",
         "machine",
         "mutation",
+        "number",
+        "place",
         "plan",
         "rolled_back",
-        "ticks_before",
-        "total_before",
+        "trail",
     )
 
-    def __init__(self, machine: M, mutation: Mutation, plan: Plan, number: int, live: Live) -> None:
-        self.machine: M = machine
-        self.mutation: Mutation = mutation
-        self.plan: Plan = plan
-        self.ticks_before: tuple[int, ...] = tuple(live.ticks)
-        self.total_before: int = live.total
-        self.is_accepted: bool = True
-        """False once relations, a veto or an error canceled it."""
-        self.is_completed: bool = False
-        """True when all of its handlers are done."""
-        self.committed: bool = False
-        """True once the clocks have moved."""
-        self.at: Call | None = None
-        """The call being made, or made last."""
-        self.rolled_back: tuple[int, ...] = ()
-        """States deactivated again, because a final handler failed."""
-        self._machine_tick = machine.machine_tick
-        self._number = number
+    # The executor makes transitions and sets their fields, which an `__init__` would make half as costly again.
+    machine: M
+    mutation: Mutation
+    plan: Plan
+    is_accepted: bool
+    """False once relations, a veto or an error canceled it."""
+    is_completed: bool
+    """True when all of its handlers are done."""
+    committed: bool
+    """True once the clocks have moved."""
+    at: Call | None
+    """The call being made, or made last."""
+    rolled_back: tuple[int, ...]
+    """States deactivated again, because a final handler failed."""
+    trail: Trail
+    """The way of the clock it is on. Not the ticks themselves, for most often nobody asks for them."""
+    place: int
+    """Where on it this transition stands."""
+    number: int
+    """The how-many-eth transition of its machine it is."""
 
     @property
     def id(self) -> str:
         """The transition's id, unique among those of its machine, also after the machine is restored."""
-        return transition_id(self._machine_tick, self._number)
+        return transition_id(self.trail.machine_tick, self.number)
 
     def as_source(self) -> Source:
         """Give this transition as the source of another mutation.
@@ -118,7 +116,7 @@ class Transition(Generic[M]):
         Source(machine_id='door', transition_id='1.1', machine_time=0)
         Result.EXECUTED
         """
-        return Source(self.machine.id, self.id, self.total_before)
+        return Source(self.machine.id, self.id, self.trail.total_at(self.place))
 
     @property
     def type(self) -> MutationType:
@@ -163,14 +161,14 @@ class Transition(Generic[M]):
     @property
     def time_before(self) -> Time:
         """The machine's time before."""
-        return Time(self.ticks_before)
+        return Time(self.trail.ticks_at(self.place))
 
     @property
     def time_after(self) -> Time:
         """The machine's time after: as planned while it runs, as it came about once it is completed."""
         if not self.committed and (self.is_completed or not self.is_accepted or self.mutation.is_check):
             return self.time_before
-        ticks = list(self.ticks_before)
+        ticks = list(self.time_before)
         for i, by in self.plan.changes:
             ticks[i] += by
         for i in self.rolled_back:
@@ -180,7 +178,7 @@ class Transition(Generic[M]):
     @property
     def time_index_before(self) -> TimeIndex:
         """The time before, by name."""
-        return TimeIndex(self.plan.planner.names, self.ticks_before)
+        return TimeIndex(self.plan.planner.names, self.time_before)
 
     @property
     def time_index_after(self) -> TimeIndex:
@@ -201,7 +199,7 @@ class Transition(Generic[M]):
     @property
     def time_index_time_diff(self) -> TimeIndex:
         """The states that ticked as the active ones of an index."""
-        diff = self.time_after.diff_since(self.ticks_before)
+        diff = self.time_after.diff_since(self.time_before)
         return TimeIndex(self.plan.planner.names, [int(by != 0) for by in diff])
 
     def time_index_diff(self) -> tuple[TimeIndex, TimeIndex]:
@@ -215,10 +213,10 @@ class Transition(Generic[M]):
         True True
         (Result.EXECUTED, Result.EXECUTED)
         """
-        names, after = self.plan.planner.names, self.time_after
-        ticked = after.diff_since(self.ticks_before).non_zero_states()
+        names, before, after = self.plan.planner.names, self.time_before, self.time_after
+        ticked = after.diff_since(before).non_zero_states()
         added = [names[i] for i in ticked if after.is1(i)]
-        removed = [names[i] for i in ticked if after.not1(i) and self.ticks_before[i] % 2]
+        removed = [names[i] for i in ticked if after.not1(i) and before.is1(i)]
         return TimeIndex.of_active(names, added), TimeIndex.of_active(names, removed)
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -24,8 +23,8 @@ ArgsMatch = Mapping[str, Any] | Callable[[Mapping[str, Any]], bool]
 class Waiters(Protocol):
     """Registers futures and makes them come true. States are positions."""
 
-    def active(self, states: tuple[int, ...], *, single: bool) -> asyncio.Future[Any]: ...
-    def inactive(self, states: tuple[int, ...], *, single: bool) -> asyncio.Future[Any]: ...
+    def state(self, state: int, parity: int) -> asyncio.Future[int]: ...
+    def states(self, states: tuple[int, ...], parity: int) -> asyncio.Future[Time]: ...
     def ticks(self, states: tuple[int, ...], ticks: tuple[int, ...], *, single: bool) -> asyncio.Future[Any]: ...
     def activation(self, state: int, tick: int) -> asyncio.Future[int]: ...
     def args(self, state: int, match: ArgsMatch) -> asyncio.Future[Mapping[str, Any]]: ...
@@ -46,8 +45,7 @@ class WaitApi(ReadApi):
     `UnknownStateError` for states the machine does not have.
     """
 
-    @abstractmethod
-    def _waiters(self) -> Waiters: ...
+    _waiters: Waiters
 
     def when(self, *states: str | Iterable[str]) -> asyncio.Future[Time]:
         """Wait until all of the states are active at once; gives their ticks.
@@ -58,7 +56,7 @@ class WaitApi(ReadApi):
         >>> am.run(main)
         Time(1, 1)
         """
-        return self._waiters().active(self.index(*states), single=False)
+        return self._waiters.states(self.index(*states), 1)
 
     def when1(self, state: str) -> asyncio.Future[int]:
         """Wait until a state is active; gives its tick.
@@ -70,7 +68,8 @@ class WaitApi(ReadApi):
         >>> am.run(main)
         1
         """
-        return self._waiters().active((self.index1(state),), single=True)
+        position = self._live.index.get(state)
+        return self._waiters.state(self.index1(state) if position is None else position, 1)
 
     def when_not(self, *states: str | Iterable[str]) -> asyncio.Future[Time]:
         """Wait until none of the states is active; gives their ticks.
@@ -80,7 +79,7 @@ class WaitApi(ReadApi):
         >>> am.run(main)
         Time(0, 0)
         """
-        return self._waiters().inactive(self.index(*states), single=False)
+        return self._waiters.states(self.index(*states), 0)
 
     def when_not1(self, state: str) -> asyncio.Future[int]:
         """Wait until a state is inactive; gives its tick.
@@ -90,7 +89,7 @@ class WaitApi(ReadApi):
         >>> am.run(main)
         0
         """
-        return self._waiters().inactive((self.index1(state),), single=True)
+        return self._waiters.state(self.index1(state), 0)
 
     def when_args(self, state: str, match: ArgsMatch | None = None) -> asyncio.Future[Mapping[str, Any]]:
         """Wait until a state enters, or a multi state re-enters, with args that match; gives the args.
@@ -106,7 +105,7 @@ class WaitApi(ReadApi):
         >>> am.run(main)
         {'id': 2, 'by': 'me'}
         """
-        return self._waiters().args(self.index1(state), {} if match is None else match)
+        return self._waiters.args(self.index1(state), {} if match is None else match)
 
     def when_time(self, states: Iterable[str], time: Iterable[int]) -> asyncio.Future[Time]:
         """Wait until each of the states has reached its tick; gives their ticks then.
@@ -127,7 +126,7 @@ class WaitApi(ReadApi):
         positions, ticks = self.index(states), tuple(time)
         if len(positions) != len(ticks):
             raise ValueError(f"{len(positions)} states need as many ticks, not {len(ticks)}")
-        return self._waiters().ticks(positions, ticks, single=False)
+        return self._waiters.ticks(positions, ticks, single=False)
 
     def when_time1(self, state: str, tick: int) -> asyncio.Future[int]:
         """Wait until a state has reached a tick; gives its tick then.
@@ -137,7 +136,7 @@ class WaitApi(ReadApi):
         >>> am.run(main)
         0
         """
-        return self._waiters().ticks((self.index1(state),), (tick,), single=True)
+        return self._waiters.ticks((self.index1(state),), (tick,), single=True)
 
     def when_ticks(self, state: str, ticks: int) -> asyncio.Future[int]:
         """Wait until a state has gone on by so many ticks from now; gives its tick then.
@@ -167,7 +166,7 @@ class WaitApi(ReadApi):
         >>> am.run(main)
         3
         """
-        return self._waiters().activation(self.index1(state), next_active(self.tick(state)))
+        return self._waiters.activation(self.index1(state), next_active(self.tick(state)))
 
     def when_query(self, predicate: Callable[[Clock], bool]) -> asyncio.Future[Clock]:
         """Wait until a predicate of the whole clock holds; gives that clock. It is asked whenever a state ticked.
@@ -179,7 +178,7 @@ class WaitApi(ReadApi):
         >>> am.run(main)
         1
         """
-        return self._waiters().query(predicate)
+        return self._waiters.query(predicate)
 
     def when_err(self) -> asyncio.Future[BaseException]:
         """Wait until `Exception` is active; gives the error.
@@ -190,7 +189,7 @@ class WaitApi(ReadApi):
         >>> am.run(main)
         ValueError('no fuel')
         """
-        return self._waiters().error()
+        return self._waiters.error()
 
     def when_queue(self, until: Result | int) -> asyncio.Future[int]:
         """Wait until a queued mutation has run, or the queue has reached a tick; gives the queue's tick.
@@ -204,8 +203,8 @@ class WaitApi(ReadApi):
         2
         """
         if isinstance(until, Result):
-            return self._waiters().outcome(until)
-        return self._waiters().queue_tick(until)
+            return self._waiters.outcome(until)
+        return self._waiters.queue_tick(until)
 
     def when_queue_ends(self) -> asyncio.Future[None]:
         """Wait until the queue is empty and no transition runs.
@@ -214,7 +213,7 @@ class WaitApi(ReadApi):
         ...     return await mach.when_queue_ends()
         >>> am.run(main)
         """
-        return self._waiters().queue_end()
+        return self._waiters.queue_end()
 
     def when_disposed(self) -> asyncio.Future[None]:
         """Wait until the machine is disposed. This one never fails.
@@ -225,7 +224,7 @@ class WaitApi(ReadApi):
         ...     await gone
         >>> am.run(main)
         """
-        return self._waiters().disposed()
+        return self._waiters.disposed()
 
     async def expect(self, *states: str | Iterable[str], timeout: float | None = None) -> Time:
         """Wait until all of the states are active, and give their ticks; raise the machine's error if it comes first.

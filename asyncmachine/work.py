@@ -9,10 +9,9 @@ no error is lost, because each ends as the state `Exception`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any, Protocol
 
 import anyio
@@ -22,7 +21,7 @@ from typing_extensions import override
 from asyncmachine.contexts import MACHINE, Contexts
 from asyncmachine.errors import HandlerError
 from asyncmachine.faults import Faults
-from asyncmachine.handlers import is_async_callable
+from asyncmachine.handlers import Handler, is_async_callable
 from asyncmachine.home import Home
 
 __all__ = ["Work", "Works"]
@@ -31,9 +30,11 @@ __all__ = ["Work", "Works"]
 class Host(Protocol):
     """The machine, seen from its work."""
 
-    id: str
     faults: Faults
     home: Home
+
+    @property
+    def id(self) -> str: ...
 
 
 class Work:
@@ -50,11 +51,11 @@ class Work:
 
     __slots__ = ("_is_done", "limiter", "name", "scope", "state", "task", "to_the_end")
 
-    def __init__(self, name: str, state: int, *, to_the_end: bool = False) -> None:
+    def __init__(self, name: str, state: int, scope: anyio.CancelScope, *, to_the_end: bool = False) -> None:
         self.name: str = name
         self.state: int = state
         self.to_the_end: bool = to_the_end
-        self.scope: anyio.CancelScope = anyio.CancelScope()
+        self.scope: anyio.CancelScope = scope
         self.task: asyncio.Task[Any] | None = None
         self.limiter: Limiter | None = None
         self._is_done = False
@@ -62,7 +63,7 @@ class Work:
     @classmethod
     def ended(cls, name: str) -> Work:
         """Give work that never started, because the machine is disposed."""
-        work = cls(name, MACHINE)
+        work = cls(name, MACHINE, anyio.CancelScope())
         work.cancel()
         work.finish()
         return work
@@ -78,7 +79,8 @@ class Work:
         >>> am.run(main)
         (False, True)
         """
-        return self._is_done
+        # A task cancelled before its first step runs none of its code, not even `finally`.
+        return self._is_done or (self.task is not None and self.task.done())
 
     def cancel(self) -> None:
         """Cancel the work; if it has not had its first step, it never has it.
@@ -126,23 +128,38 @@ class Works:
         contexts: where the scopes of work are tied to states.
     """
 
-    __slots__ = ("_contexts", "_host", "_limiters", "_running")
+    __slots__ = ("_contexts", "_host", "_limiters", "_running", "_scope")
 
     def __init__(self, host: Host, contexts: Contexts) -> None:
         self._host = host
         self._contexts = contexts
         self._running: dict[Work, None] = {}
         self._limiters: dict[object, Limiter] = {}
+        self._scope: Callable[[], anyio.CancelScope] = self._first_scope
 
     def __len__(self) -> int:
+        self._sweep()
         return len(self._running)
 
     def __iter__(self) -> Iterator[Work]:
+        self._sweep()
         return iter(list(self._running))
 
     def tasks(self) -> list[asyncio.Task[Any]]:
         """Give the tasks that work runs in."""
+        self._sweep()
         return [work.task for work in self._running if work.task is not None]
+
+    def start_handler(self, handler: Handler, event: Any, state: int) -> None:
+        """Start an `async` handler, whose turn has come, under the context of a state."""
+        self.start(
+            handler.name,
+            state,
+            partial(handler.fn, event),
+            limit=handler.limit,
+            key=handler,
+            to_the_end=state == MACHINE,
+        )
 
     def start(
         self,
@@ -167,7 +184,7 @@ class Works:
             to_the_end: disposal lets it end by itself, within its grace period.
         """
         loop = self._host.home.bind_loop()
-        work = Work(name, state, to_the_end=to_the_end)
+        work = Work(name, state, self._scope(), to_the_end=to_the_end)
         if limit is not None:
             limiter = work.limiter = self._limiters.setdefault(key, Limiter(limit, key))
             limiter.users += 1
@@ -176,9 +193,13 @@ class Works:
         task = loop.create_task(self._run(work, call, delay), name=f"{self._host.id}.{name}")
         if not work.done():  # pragma: no branch - only an eager task, from Python 3.12 on, ends within the call
             work.task = task
-            # A task cancelled before its first step runs none of its code, not even `finally`.
-            task.add_done_callback(lambda _: self._finish(work))
         return work
+
+    def _first_scope(self) -> anyio.CancelScope:
+        """Make a scope. anyio finds out on which kind of loop it is each time; all others are of the same class."""
+        scope = anyio.CancelScope()
+        self._scope = type(scope)
+        return scope
 
     async def _run(
         self,
@@ -189,20 +210,26 @@ class Works:
         try:
             if work.scope.cancel_called:
                 return
-            work.task = asyncio.current_task()
+            if work.task is None:
+                # An eager task has its first step before its maker knows it.
+                work.task = asyncio.current_task()
             with work.scope:
                 if delay:
                     await anyio.sleep(delay)
-                async with work.limiter or contextlib.nullcontext():
-                    _refuse_coroutine(await call(), work.name)
+                if work.limiter is None:
+                    result = await call()
+                else:
+                    async with work.limiter:
+                        result = await call()
+                if result is not None:
+                    _refuse_coroutine(result, work.name)
         except Exception as err:  # noqa: BLE001 - the machine's error state
             self._host.faults.work_failed(err, work.name)
         finally:
             self._finish(work)
 
     def _finish(self, work: Work) -> None:
-        if self._running.pop(work, _GONE) is _GONE:
-            return
+        del self._running[work]
         self._contexts.release(work.state, work)
         if (limiter := work.limiter) is not None:
             limiter.users -= 1
@@ -210,8 +237,13 @@ class Works:
                 del self._limiters[limiter.key]
         work.finish()
 
+    def _sweep(self) -> None:
+        """Finish the work whose task was cancelled, by somebody else, before its first step.
 
-_GONE = object()
+        It is looked for when somebody asks: a callback on each task would be a tenth of what work costs.
+        """
+        for work in [work for work in self._running if work.done()]:
+            self._finish(work)
 
 
 def _refuse_coroutine(result: object, name: str) -> None:
@@ -225,11 +257,11 @@ def as_coroutine_function(fn: Callable[..., Any]) -> Callable[..., Coroutine[Any
     """Give a function as a coroutine function: a plain one runs in a worker thread."""
     if is_async_callable(fn):
         return fn
-    return functools.partial(anyio.to_thread.run_sync, fn)
+    return partial(anyio.to_thread.run_sync, fn)
 
 
 def limit_key(fn: Callable[..., Any]) -> object:
     """Give what a function is limited by: its code, which all methods and closures made of it share."""
-    while isinstance(fn, functools.partial):
+    while isinstance(fn, partial):
         fn = fn.func
     return getattr(fn, "__code__", fn)

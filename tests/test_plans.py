@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ from typing_extensions import override
 
 import asyncmachine as am
 from asyncmachine.mutation import Requests
-from asyncmachine.plans import CallKind, Lookup, Planner
+from asyncmachine.plans import CallKind, HandlerTable, Planner
 
 
 class Ends(am.Tracer):
@@ -324,23 +324,25 @@ def test_a_machine_that_never_repeats_itself_keeps_working() -> None:
     assert counting.count == worked_out + 2  # known once, and forgotten
 
 
-class Table:
-    """No handlers, or one for the states named."""
+class Bound(NamedTuple):
+    """A handler, as far as a plan looks at it."""
 
-    def __init__(self, *names: str) -> None:
-        self.names = names
+    fn: str
 
-    def reader(self) -> Lookup:
-        return dict.fromkeys(self.names, (("plain",), ("work",))).get
 
-    def pairs(self) -> Mapping[int, Mapping[int, str]]:
-        return {0: {1: "FooBar"}} if "FooBar" in self.names else {}
+PLAIN, WORK = Bound("plain"), Bound("work")
+
+
+def table(*names: str) -> HandlerTable:
+    """Bind a plain handler and work to each of the names."""
+    named = dict.fromkeys(names, ((PLAIN,), (WORK,)))
+    return HandlerTable(named, {0: {1: "FooBar"}} if "FooBar" in names else {}, int("FooFoo" in names))
 
 
 def planner(*handlers: str, bound: int = 4096) -> tuple[Planner, Counting]:
     schema = am.Schema({"Foo": {}, "Bar": {}, "Multi": {"multi": True}, "Auto": {"auto": True}})
     counting = Counting(schema)
-    return Planner(schema, counting, Table(*handlers), bound), counting
+    return Planner(schema, counting, table=table(*handlers), bound=bound), counting
 
 
 def test_a_planner_keeps_no_more_plans_than_its_bound() -> None:
@@ -381,8 +383,10 @@ def test_a_plan_holds_the_ticks_and_the_bound_calls_alone() -> None:
         (CallKind.ANY_ENTER, "AnyEnter", -1),
     ]
     (call,) = plan.finals
-    assert (call.kind, call.handlers, call.works) == (CallKind.STATE, ("plain",), ("work",))
+    assert (call.kind, call.handlers, call.works) == (CallKind.STATE, (PLAIN,), (WORK,))
     assert plan.has_works
+    assert [(fn, of.name) for fn, _, of in plan.asks] == [("plain", "FooBar"), ("plain", "AnyEnter")]
+    assert [(fn, handler, of) for fn, handler, of in plan.deeds] == [("plain", PLAIN, call)]
 
 
 def test_a_forgotten_plan_is_made_anew_for_an_active_set_still_in_use() -> None:
