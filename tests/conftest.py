@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from collections.abc import Callable, Mapping
 
@@ -15,6 +16,12 @@ import asyncmachine as am
 settings.register_profile("ci", max_examples=100, deadline=None)
 settings.register_profile("nightly", max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci")
+
+
+def pytest_collection_finish() -> None:
+    """Keep the tests themselves, a million objects, out of every `gc.collect()` in them."""
+    gc.collect()
+    gc.freeze()
 
 
 def eager_loop() -> asyncio.AbstractEventLoop:
