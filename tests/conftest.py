@@ -13,8 +13,14 @@ from hypothesis import HealthCheck, settings
 
 import asyncmachine as am
 
-settings.register_profile("ci", max_examples=100, deadline=None)
-settings.register_profile("nightly", max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# No example is too slow: how long one takes is the computer's affair.
+settings.register_profile(
+    "common", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True, max_examples=100
+)
+# The same examples each time, so that a change fails for what it changes, and covers what it covered.
+settings.register_profile("ci", settings.get_profile("common"), derandomize=True)
+# Others each time; those that failed are kept in `.hypothesis`, and tried first.
+settings.register_profile("nightly", settings.get_profile("common"), max_examples=10_000)
 settings.load_profile("ci")
 
 
