@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import sys
 from collections.abc import Callable, Mapping
 
@@ -12,6 +13,7 @@ import uvloop
 from hypothesis import HealthCheck, settings
 
 import asyncmachine as am
+from asyncmachine import actor
 
 # No example is too slow: how long one takes is the computer's affair.
 settings.register_profile(
@@ -50,10 +52,18 @@ def pytest_asyncio_loop_factories(
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have machines wait for slow handlers: a loaded computer is none. Tests of the report give their own timeout."""
+    """Have machines take the time they need: a loaded computer is no fault. Tests of a limit give their own."""
     defaults = am.Machine.__init__.__kwdefaults__
-    assert defaults["handler_timeout"] == 0.1
+    assert (defaults["handler_timeout"], defaults["dispose_timeout"], actor.BUDGET) == (0.1, 1.0, 0.005)
     monkeypatch.setitem(defaults, "handler_timeout", None)
+    monkeypatch.setitem(defaults, "dispose_timeout", 3600)
+    monkeypatch.setattr(actor, "BUDGET", math.inf)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the budget of a drain spent by any mutation, so that each but the first is left to a turn of the loop."""
+    monkeypatch.setattr(actor, "BUDGET", -1)
 
 
 async def turns(count: int = 5) -> None:

@@ -6,9 +6,9 @@ import asyncio
 import concurrent.futures
 import contextvars
 import gc
+import math
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from conftest import turns
 from typing_extensions import override
 
 import asyncmachine as am
+from asyncmachine import actor as module
 
 T = TypeVar("T")
 
@@ -43,7 +44,11 @@ class Feeder:
 
 
 def feeding(**options: Any) -> tuple[am.Machine, Feeder]:
-    """Give a machine that has outrun its budget: the rest of its queue is left to the actor."""
+    """Give a machine that has outrun its budget: the rest of its queue is left to the actor.
+
+    Ask for `impatient`, too, or it never does.
+    """
+    assert module.BUDGET < 0
     feeder = Feeder()
     schema = {"Feed": {"multi": True}, "Log": {"multi": True}, "Foo": {}, "Bar": {"require": ["Foo"]}}
     machine = am.Machine(schema, handlers=feeder, **options)
@@ -66,6 +71,12 @@ def in_thread(fn: Callable[[], T]) -> T:
     thread.start()
     thread.join()
     return given[0]
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Let the loop turn until something holds; a test that waits in vain runs into its timeout."""
+    while not holds():  # noqa: ASYNC110 - turns of the loop are just what is waited for
+        await asyncio.sleep(0)
 
 
 async def only_this_task() -> bool:
@@ -169,6 +180,7 @@ def test_a_call_gives_the_result_of_its_own_mutation_not_of_what_followed() -> N
     assert machine.not1("Bar")
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_awaiting_a_queued_result_gives_the_final_one() -> None:
     machine, feeder = feeding()
     executed, canceled = machine.add1("Foo"), machine.add1("Bar", {"before": "Foo is gone"})
@@ -182,6 +194,7 @@ async def test_awaiting_a_queued_result_gives_the_final_one() -> None:
     assert machine.not_("Foo")
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_awaiting_a_queued_result_tells_why_it_was_canceled() -> None:
     machine, feeder = feeding()
     result = machine.add1("Bar")
@@ -200,12 +213,10 @@ def test_awaiting_a_known_result_never_suspends() -> None:
         assert given.value.value == am.Result.EXECUTED
 
 
+@pytest.mark.usefixtures("impatient")
 def test_without_a_loop_a_call_drains_everything_however_long_it_takes() -> None:
     def step(e: am.Event) -> None:
         number = e.args["number"]
-        if number < 3:
-            # Longer than the budget of a drain.
-            time.sleep(0.006)
         if number < 2000:
             e.machine.add1("Step", {"number": number + 1})
 
@@ -328,6 +339,7 @@ def test_raised_errors_reach_the_caller_once_all_is_drained(caplog: pytest.LogCa
     assert str(record.exc_info[1]) == "second"
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_raised_errors_become_a_state_where_there_is_no_caller(caplog: pytest.LogCaptureFixture) -> None:
     machine, feeder = feeding(raise_errors=True)
     machine.bind_handlers({"FooState": failing("late")})
@@ -391,6 +403,29 @@ async def test_what_goes_wrong_in_the_actor_is_logged_and_told(caplog: pytest.Lo
 # The actor's part.
 
 
+@pytest.mark.parametrize("spent", [0.005, 0.0051])
+async def test_a_call_drains_the_queue_for_five_milliseconds_and_then_leaves_it(
+    monkeypatch: pytest.MonkeyPatch, spent: float
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(module, "perf_counter", lambda: now)
+    monkeypatch.setattr(module, "BUDGET", 0.005)
+
+    def step(e: am.Event) -> None:
+        nonlocal now
+        if e.args["number"] == 2:
+            now = 100.0 + spent
+        if e.args["number"] < 4:
+            e.machine.add1("Step", {"number": e.args["number"] + 1})
+
+    machine = am.Machine({"Step": {"multi": True}}, handlers={"StepState": step})
+    machine.add1("Step", {"number": 1})
+    assert machine.tick("Step") == (7 if spent == 0.005 else 3)
+    await machine.when_queue_ends()
+    assert machine.tick("Step") == 7
+
+
+@pytest.mark.usefixtures("impatient")
 async def test_a_machine_that_feeds_itself_leaves_the_loop_responsive() -> None:
     machine, feeder = feeding()
     count = 0
@@ -402,7 +437,7 @@ async def test_a_machine_that_feeds_itself_leaves_the_loop_responsive() -> None:
             await asyncio.sleep(0)
 
     before = feeder.count
-    await asyncio.wait_for(counting(), timeout=60)
+    await counting()
     assert count == 20
     assert feeder.count > before
     assert not machine.is_idle
@@ -412,6 +447,7 @@ async def test_a_machine_that_feeds_itself_leaves_the_loop_responsive() -> None:
     assert await only_this_task()
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_calls_return_queued_until_the_queue_is_empty() -> None:
     machine, feeder = feeding()
     for _ in range(3):
@@ -423,6 +459,7 @@ async def test_calls_return_queued_until_the_queue_is_empty() -> None:
     assert machine.add1("Log", {"n": 1}) == am.Result.EXECUTED
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_what_is_left_runs_in_the_order_it_was_asked_for() -> None:
     machine, feeder = feeding()
     entries = logged(machine)
@@ -434,6 +471,7 @@ async def test_what_is_left_runs_in_the_order_it_was_asked_for() -> None:
     assert [entry for entry, _ in entries] == list(range(50))
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_tick_of_the_queue_may_be_waited_for() -> None:
     machine, feeder = feeding()
     tick = machine.queue_tick
@@ -444,6 +482,7 @@ async def test_a_tick_of_the_queue_may_be_waited_for() -> None:
     await machine.when_queue_ends()
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_check_jumps_the_queue() -> None:
     machine, feeder = feeding()
     entries = logged(machine)
@@ -458,6 +497,7 @@ async def test_a_check_jumps_the_queue() -> None:
     assert entries == []
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_the_actor_is_never_eager() -> None:
     machine, feeder = feeding()
     assert feeder.tasks == {asyncio.current_task()}
@@ -478,6 +518,7 @@ class Ends(am.Tracer):
         self.seen.append(var.get())
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_the_actor_is_in_no_callers_context() -> None:
     ends = Ends()
     var.set("the caller's")
@@ -505,6 +546,7 @@ async def test_handlers_run_in_the_callers_context() -> None:
     assert var.get() == "the handler's"
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_mutations_left_to_the_actor_see_the_context_they_were_asked_for_in() -> None:
     machine, feeder = feeding()
     entries = logged(machine)
@@ -518,6 +560,7 @@ async def test_mutations_left_to_the_actor_see_the_context_they_were_asked_for_i
     assert entries == [("one", "one"), ("two", "two"), ("three", "three")]
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_what_a_drain_hands_over_goes_on_in_its_callers_context() -> None:
     var.set("the caller's")
     machine, feeder = feeding()
@@ -530,6 +573,7 @@ async def test_what_a_drain_hands_over_goes_on_in_its_callers_context() -> None:
     assert set(feeder.seen) == {"the caller's"}
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_mutations_of_handlers_in_the_actor_see_their_handlers_context() -> None:
     machine, feeder = feeding()
     entries = logged(machine)
@@ -547,6 +591,7 @@ async def test_mutations_of_handlers_in_the_actor_see_their_handlers_context() -
     assert var.get() == "unset"
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_mutation_in_the_actor_records_its_source() -> None:
     machine, feeder = feeding(id="feeding")
     other = am.Machine({"Foo": {}})
@@ -564,6 +609,7 @@ async def test_a_mutation_in_the_actor_records_its_source() -> None:
     assert sources[2] is None
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_calls_of_an_idle_machine_are_eager_while_its_actor_ends() -> None:
     machine, feeder = feeding()
     feeder.stop = True
@@ -580,6 +626,7 @@ async def test_calls_of_an_idle_machine_are_eager_while_its_actor_ends() -> None
     assert await only_this_task()
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_an_idle_machine_holds_no_task() -> None:
     before = asyncio.all_tasks()
     machine, feeder = feeding()
@@ -638,6 +685,7 @@ async def use_error() -> am.Machine:
     return machine
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("use", [use_feeding, use_waits, use_work, use_threads, use_error])
 async def test_an_abandoned_idle_machine_is_collected_without_a_word(
     use: Callable[[], Any], caplog: pytest.LogCaptureFixture
@@ -670,14 +718,15 @@ async def cancel_actor(*, started: bool) -> None:
     assert actors() == []
 
 
-async def test_a_cancelled_actor_loses_nothing_of_the_queue(*, started: bool) -> None:
+@pytest.mark.usefixtures("impatient")
+async def test_a_cancelled_actor_loses_nothing_of_the_queue(monkeypatch: pytest.MonkeyPatch, *, started: bool) -> None:
     machine, feeder = feeding()
     entries = logged(machine)
     for name in ("one", "two"):
         contextvars.copy_context().run(lambda name=name: (var.set(name), machine.add1("Log", {"entry": name})))
     if started:
-        # What was asked for has run by then; have something wait again.
-        await turns(2)
+        # Have it run what was asked for, and something wait again.
+        await until(lambda: len(entries) == 2)
         entries.clear()
         feeder.stop = True
         for name in ("one", "two"):
@@ -685,12 +734,14 @@ async def test_a_cancelled_actor_loses_nothing_of_the_queue(*, started: bool) ->
     await cancel_actor(started=False)
     feeder.stop = True
     assert not machine.is_idle
+    monkeypatch.setattr(module, "BUDGET", math.inf)
     var.set("three")
     assert machine.add1("Log", {"entry": "three"}) == am.Result.EXECUTED
     assert entries == [("one", "one"), ("two", "two"), ("three", "three")]
     assert machine.is_idle
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_the_next_call_after_a_cancelled_actor_may_need_another(*, started: bool) -> None:
     machine, feeder = feeding()
     await cancel_actor(started=started)
@@ -702,6 +753,7 @@ async def test_the_next_call_after_a_cancelled_actor_may_need_another(*, started
     assert await result == am.Result.EXECUTED
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_disposal_drains_what_a_cancelled_actor_has_left(*, started: bool) -> None:
     machine, feeder = feeding()
     entries = logged(machine)
@@ -714,10 +766,10 @@ async def test_disposal_drains_what_a_cancelled_actor_has_left(*, started: bool)
     assert entries == [before + 1]
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_what_is_handed_over_twice_keeps_its_context() -> None:
     machine, feeder = feeding()
     entries = logged(machine)
-    machine.bind_handlers({"LogState": lambda e: time.sleep(0.003)})
     names = ["one", "two", "three", "four"]
     for name in names:
         contextvars.copy_context().run(lambda name=name: (var.set(name), machine.add1("Log", {"entry": name})))
@@ -729,6 +781,7 @@ async def test_what_is_handed_over_twice_keeps_its_context() -> None:
     assert machine.is1("Foo")
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_cancelled_actor_tells_posted_calls(*, started: bool) -> None:
     # The queue is always full, so that posted calls are held back.
     machine, _ = feeding(id="stopped", queue_limit=1)
@@ -742,6 +795,7 @@ async def test_a_cancelled_actor_tells_posted_calls(*, started: bool) -> None:
             future.result(timeout=0)
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_calls_posted_as_the_actor_is_cancelled_get_another() -> None:
     machine, feeder = feeding()
     threadsafe = machine.threadsafe
@@ -755,6 +809,7 @@ async def test_calls_posted_as_the_actor_is_cancelled_get_another() -> None:
     assert actor.cancelled()
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_what_waits_when_the_machine_is_disposed_is_canceled() -> None:
     machine, feeder = feeding(dispose_timeout=0.01)
     before = feeder.count
@@ -770,6 +825,7 @@ class Stop(BaseException):
     """Something that is no error of the program, nor one that stops the loop."""
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_what_stops_the_actor_is_logged_and_loses_nothing(caplog: pytest.LogCaptureFixture) -> None:
     machine, feeder = feeding()
 
@@ -820,6 +876,7 @@ async def test_posted_calls_are_made_in_order_and_in_their_callers_context() -> 
     assert entries == [(1, "the thread's"), ("eval", "the thread's"), (2, "the thread's")]
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_posted_calls_join_the_queue_of_an_actor_at_work() -> None:
     machine, feeder = feeding()
     entries = logged(machine)
@@ -834,10 +891,10 @@ async def test_posted_calls_join_the_queue_of_an_actor_at_work() -> None:
     assert entries[0][0] == 1
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_call_that_acts_at_once_waits_for_those_posted_before_it_and_what_they_lead_to() -> None:
     machine = am.Machine({"Foo": {}, "Auto": {"auto": True, "require": ["Foo"]}})
-    # So long that the loop gets its turn before the auto state.
-    machine.bind_handlers({"FooState": lambda e: time.sleep(0.006)})
+    # The loop gets its turn before the auto state.
     threadsafe = machine.threadsafe
     foo, auto, off = in_thread(
         lambda: (
@@ -852,10 +909,9 @@ async def test_a_call_that_acts_at_once_waits_for_those_posted_before_it_and_wha
     assert machine.not_("Foo")
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_call_that_acts_at_once_waits_for_those_posted_before_it_that_are_queued_still() -> None:
     machine, feeder = feeding()
-    # So long that the loop gets its turn after each.
-    machine.bind_handlers({"FeedState": lambda e: time.sleep(0.006)})
     threadsafe = machine.threadsafe
     foo, seen = in_thread(lambda: (threadsafe.add1("Foo"), threadsafe.eval(lambda: machine.is1("Foo"))))
     assert await asyncio.wrap_future(seen) is True
@@ -864,12 +920,13 @@ async def test_a_call_that_acts_at_once_waits_for_those_posted_before_it_that_ar
     await machine.when_queue_ends()
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_call_that_acts_at_once_waits_for_no_later_ones() -> None:
     machine, feeder = feeding()
     threadsafe = machine.threadsafe
     future = in_thread(lambda: threadsafe.eval(lambda: machine.is_idle))
     # The machine never comes to rest, and the call is made all the same.
-    assert await asyncio.wait_for(asyncio.wrap_future(future), timeout=60) is False
+    assert await asyncio.wrap_future(future) is False
     assert not machine.is_idle
     feeder.stop = True
     await machine.when_queue_ends()

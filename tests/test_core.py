@@ -217,6 +217,7 @@ async def test_a_machine_with_all_there_is_is_disposed(caplog: pytest.LogCapture
     assert parent.children == ()
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_the_end_of_the_queue_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
     machine = build()
     machine.bind_handlers(
@@ -228,6 +229,7 @@ async def test_the_end_of_the_queue_is_waited_for(caplog: pytest.LogCaptureFixtu
     assert caplog.messages == []
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_queued_mutation_is_awaited_from_without() -> None:
     machine = build()
     machine.bind_handlers(
@@ -601,6 +603,7 @@ def test_a_machine_is_not_changed_while_a_transition_runs(
     assert machine.machine_tick == 1
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(("name", "change"), BUSY.items(), ids=BUSY.keys())
 async def test_a_machine_is_not_changed_while_mutations_wait(name: str, change: Callable[[am.Machine], None]) -> None:
     machine = build()

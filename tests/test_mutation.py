@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import re
-import time
 from collections.abc import Callable, Coroutine, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
@@ -55,8 +54,8 @@ def backlog(
 ) -> tuple[am.Machine, list[am.Result]]:
     """Leave mutations waiting in the queue of a machine.
 
-    Before them wait slow ones, each longer than the machine drains its queue for at a time: the first is run by the
-    call that queues all this, each of the others by a turn of the loop.
+    Before them wait slow ones, for each of which an `impatient` machine takes all the time it has: the first is run by
+    the call that queues all this, each of the others by a turn of the loop.
     """
     results: list[am.Result] = []
 
@@ -65,9 +64,6 @@ def backlog(
             for number in range(slow):
                 e.machine.add1("Slow", {"number": number})
             results.extend(mutate(e.machine) for mutate in mutations)
-
-        def SlowState(self, e: am.Event) -> None:
-            time.sleep(0.01)
 
     mach = am.Machine(
         {"Go": {}, "Slow": {"multi": True}, "A": {}, "B": {"require": ["C"]}, "C": {}},
@@ -383,6 +379,7 @@ def test_awaiting_a_queued_result_without_a_loop_says_what_is_missing() -> None:
     assert len(raised) == 1
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_awaiting_a_queued_result_waits_for_the_mutation() -> None:
     mach, (result,) = backlog(lambda mach: mach.add1("A"))
     assert mach.not1("A")
@@ -390,6 +387,7 @@ async def test_awaiting_a_queued_result_waits_for_the_mutation() -> None:
     assert mach.is1("A")
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_awaiting_a_queued_result_gives_the_cancellation_with_its_reason() -> None:
     _, (result,) = backlog(lambda mach: mach.add1("B"))
     last = await result
@@ -397,12 +395,14 @@ async def test_awaiting_a_queued_result_gives_the_cancellation_with_its_reason()
     assert last.reason == "B requires C"
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_any_number_of_tasks_may_await_one_result() -> None:
     _, (result,) = backlog(lambda mach: mach.add1("A"))
     assert await asyncio.gather(*(final(result) for _ in range(5))) == [EXECUTED] * 5
     assert await result == EXECUTED
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_cancelling_one_who_awaits_changes_nothing_for_the_mutation_and_the_others() -> None:
     mach, (result,) = backlog(lambda mach: mach.add1("A"))
     one, other = asyncio.ensure_future(final(result)), asyncio.ensure_future(final(result))
@@ -415,6 +415,7 @@ async def test_cancelling_one_who_awaits_changes_nothing_for_the_mutation_and_th
     assert mach.is1("A")
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_disposal_gives_those_who_await_the_cancellation() -> None:
     mach, (result,) = backlog(lambda mach: mach.add1("A"), slow=20, dispose_timeout=0)
     waiting = asyncio.ensure_future(final(result))

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -131,6 +130,7 @@ def test_a_drain_gives_the_result_of_its_first_mutation() -> None:
     assert mach.statistics().canceled == 1
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_what_outlasts_a_call_keeps_its_place_in_the_queue() -> None:
     recorder = Recorder()
 
@@ -140,10 +140,6 @@ async def test_what_outlasts_a_call_keeps_its_place_in_the_queue() -> None:
                 e.machine.add1("Many", {"number": number})
             e.machine.add1("A")
             e.machine.remove1("Go")
-
-        def ManyState(self, e: am.Event) -> None:
-            # Longer than a call may drain the queue for.
-            time.sleep(0.01)
 
     mach = am.Machine(SCHEMA, handlers=Handlers(), tracers=[recorder], handler_timeout=None)
     assert mach.add1("Go") == EXECUTED

@@ -282,6 +282,7 @@ async def test_checks_and_toggles_see_what_was_posted_before_them(
     assert str(machine) == "(Foo:3)"
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("call", "executed", "ticks"),
     [
@@ -301,8 +302,6 @@ async def test_calls_that_act_at_once_wait_their_turn_on_a_busy_machine(
     calls: list[str] = []
 
     def feed(e: am.Event) -> None:
-        # So long that the loop gets its turn after each.
-        threading.Event().wait(0.006)
         if len(calls) < 2:
             e.machine.add1("Feed", {"again": True})
 
