@@ -352,7 +352,9 @@ def test_without_a_terminal_all_is_plain_text(tree: Path, without: str) -> None:
 def test_a_terminal_without_rich_gets_plain_text(tree: Path) -> None:
     status, written = run_on_terminal(".", folder=tree, without="rich")
     assert status == 0
-    assert table(written)[1] == "Done: 6 of 6 files"
+    # Before the table, a computer that stands still for a moment may have something said of a slow handler.
+    _, heading, rest = written.partition("file ")
+    assert table(heading + rest)[1] == "Done: 6 of 6 files"
     assert ESCAPE not in written
 
 

@@ -1047,7 +1047,7 @@ def test_a_handler_that_blocks_the_loop_is_reported_and_nothing_else(
     assert mach.add1("Foo").executed
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert record.getMessage().startswith(f"[handler:slow] {name} of sleepy blocked the loop for 0.0")
+    assert record.getMessage().startswith(f"[handler:slow] {name} of sleepy blocked the loop for ")
     assert record.getMessage().endswith("(handler_timeout is 0.001 s); do it in async work")
 
 
@@ -1218,7 +1218,7 @@ def test_auto_states_that_succeed_at_last_are_tried_as_often_again() -> None:
 
 @pytest.mark.parametrize("handler", ["FooEnter", "FooState"])
 def test_a_handler_within_its_time_is_not_reported(handler: str, caplog: pytest.LogCaptureFixture) -> None:
-    mach = am.Machine({"Foo": {}}, handler_timeout=60)
+    mach = am.Machine({"Foo": {}}, handler_timeout=3600)
     mach.bind_handlers({handler: lambda e: None})
     assert mach.add1("Foo").executed
     assert caplog.records == []

@@ -914,7 +914,7 @@ async def test_an_event_forks_with_a_delay_and_a_limit() -> None:
     def fork_three(e: am.Event) -> None:
         for number in range(3):
             e.fork(work, number, limit=1)
-        e.fork(work, 99, delay=60)
+        e.fork(work, 99, delay=3600)
 
     async with am.Machine(SCHEMA, handlers={"FooState": fork_three}) as mach:
         mach.add1("Foo")

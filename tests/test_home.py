@@ -175,7 +175,7 @@ def test_a_machine_built_in_one_thread_is_used_by_a_loop_in_another(machine: am.
         assert machine.add1("Foo") == am.Result.EXECUTED
         async with machine:
             machine.add1("Bar")
-            return await machine.expect("Foo", "Bar", timeout=5)
+            return await machine.expect("Foo", "Bar", timeout=60)
 
     assert elsewhere(lambda: asyncio.run(main())) == (1, 1)
     assert machine.is_disposed
@@ -395,9 +395,9 @@ def test_a_loop_in_another_thread_is_not_bound_by_asking_for_its_way_in(machine:
 
 async def test_the_way_in_for_threads_binds_the_loop_it_is_asked_for_on(machine: am.Machine) -> None:
     threadsafe = machine.threadsafe
-    assert await asyncio.to_thread(lambda: threadsafe.add1("Foo").result(timeout=5)) == am.Result.EXECUTED
+    assert await asyncio.to_thread(lambda: threadsafe.add1("Foo").result(timeout=60)) == am.Result.EXECUTED
     # Any thread may ask for it now.
-    assert await asyncio.to_thread(lambda: machine.threadsafe.add1("Bar").result(timeout=5)) == am.Result.EXECUTED
+    assert await asyncio.to_thread(lambda: machine.threadsafe.add1("Bar").result(timeout=60)) == am.Result.EXECUTED
 
 
 # The end of the loop.
@@ -440,6 +440,7 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 }
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("leave", [leave_feeding, leave_waiting, leave_working, leave_disposing])
 @pytest.mark.parametrize("new_loop", LOOPS.values(), ids=LOOPS.keys())
 def test_the_end_of_the_loop_makes_no_noise(

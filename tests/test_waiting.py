@@ -259,7 +259,7 @@ class TestExpect:
         mach, err = machine(), ValueError("no fuel")
         soon(lambda: mach.add_err(err))
         with pytest.raises(ValueError, match=r"^no fuel$") as caught:
-            await mach.expect("Foo", timeout=1)
+            await mach.expect("Foo", timeout=3600)
         assert caught.value is err
         assert mach.statistics().waiters == 0
 
@@ -267,31 +267,31 @@ class TestExpect:
         mach = machine()
         soon(lambda: mach.add_err(ValueError("no fuel")), lambda: mach.add1("Foo"))
         with pytest.raises(ValueError, match=r"^no fuel$"):
-            await mach.expect("Foo", timeout=1)
+            await mach.expect("Foo", timeout=3600)
 
     async def test_states_that_come_first_count_though_an_error_follows_within_the_turn(self) -> None:
         mach = machine()
         soon(lambda: mach.add1("Foo"), lambda: mach.add_err(ValueError("no fuel")))
-        assert await mach.expect("Foo", timeout=1) == am.Time([1])
+        assert await mach.expect("Foo", timeout=3600) == am.Time([1])
 
     async def test_an_error_the_machine_is_in_counts(self) -> None:
         mach = machine()
         mach.add_err(ValueError("no fuel"))
         with pytest.raises(ValueError, match=r"^no fuel$"):
-            await mach.expect("Foo", timeout=1)
+            await mach.expect("Foo", timeout=3600)
 
     async def test_states_that_hold_win_over_an_error_the_machine_is_in(self) -> None:
         mach = machine()
         mach.add1("Foo")
         mach.add_err(ValueError("no fuel"))
-        assert await mach.expect("Foo", timeout=1) == am.Time([1])
+        assert await mach.expect("Foo", timeout=3600) == am.Time([1])
 
     async def test_an_error_that_is_over_does_not_count(self) -> None:
         mach = machine()
         mach.add_err(ValueError("no fuel"))
         mach.remove1("Exception")
         soon(lambda: mach.add1("Foo"))
-        assert await mach.expect("Foo", timeout=1) == am.Time([1])
+        assert await mach.expect("Foo", timeout=3600) == am.Time([1])
 
     async def test_the_error_of_a_handler_is_raised_as_it_was(self) -> None:
         mach, err = machine(), LookupError("not found")
@@ -302,15 +302,15 @@ class TestExpect:
         mach.bind_handlers({"FooState": fail})
         soon(lambda: mach.add1("Foo"))
         with pytest.raises(LookupError) as caught:
-            await mach.expect("Foo", timeout=1)
+            await mach.expect("Foo", timeout=3600)
         assert caught.value is err
 
     async def test_an_error_that_is_expected_is_not_raised(self) -> None:
         mach = machine()
         soon(lambda: mach.add_err(ValueError("no fuel")))
-        assert await mach.expect("Exception", timeout=1) == am.Time([1])
+        assert await mach.expect("Exception", timeout=3600) == am.Time([1])
         soon(lambda: mach.add1("Foo"))
-        assert await mach.expect(["Foo", "Exception"], timeout=1) == am.Time([1, 1])
+        assert await mach.expect(["Foo", "Exception"], timeout=3600) == am.Time([1, 1])
 
     async def test_the_timeout_says_what_is_missing_and_what_is_active(self) -> None:
         mach = machine()
@@ -326,7 +326,7 @@ class TestExpect:
         mach, err = machine(), TimeoutError("the database is slow")
         soon(lambda: mach.add_err(err))
         with pytest.raises(TimeoutError) as caught:
-            await mach.expect("Foo", timeout=10)
+            await mach.expect("Foo", timeout=3600)
         assert caught.value is err
 
     async def test_a_thousand_timeouts_leave_nothing(self) -> None:
@@ -340,14 +340,14 @@ class TestExpect:
         mach = machine()
         soon(mach.dispose)
         with pytest.raises(am.MachineDisposedError, match="was disposed"):
-            await mach.expect("Foo", timeout=1)
+            await mach.expect("Foo", timeout=3600)
         with pytest.raises(am.MachineDisposedError, match="was disposed"):
-            await mach.expect("Foo", timeout=1)
+            await mach.expect("Foo", timeout=3600)
 
     @pytest.mark.parametrize("count", range(4))
     async def test_being_cancelled_at_any_turn_leaves_nothing(self, count: int) -> None:
         mach = machine()
-        waiting = asyncio.ensure_future(mach.expect("Foo", timeout=10))
+        waiting = asyncio.ensure_future(mach.expect("Foo", timeout=3600))
         await turns(count)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -370,14 +370,14 @@ class TestWaitAllAndAny:
     async def test_wait_all_gives_what_all_gave_in_their_order(self) -> None:
         mach = machine()
         soon(lambda: mach.add1("Bar"), lambda: mach.add1("Foo", {"id": 1}))
-        assert await mach.wait_all(mach.when_args("Foo"), mach.when1("Bar"), timeout=1) == [{"id": 1}, 1]
+        assert await mach.wait_all(mach.when_args("Foo"), mach.when1("Bar"), timeout=3600) == [{"id": 1}, 1]
         assert mach.statistics().waiters == 0
 
     async def test_wait_any_gives_the_position_of_the_first_and_cancels_the_rest(self) -> None:
         mach = machine()
         foo, bar = mach.when1("Foo"), mach.when1("Bar")
         soon(lambda: mach.add1("Bar"), lambda: mach.add1("Foo"))
-        assert await mach.wait_any(foo, bar, mach.when1("Multi"), timeout=1) == 1
+        assert await mach.wait_any(foo, bar, mach.when1("Multi"), timeout=3600) == 1
         assert mach.statistics().waiters == 0
 
     async def test_wait_all_has_nothing_to_wait_for_without_awaitables(self) -> None:
@@ -393,7 +393,7 @@ class TestWaitAllAndAny:
         mine = mach.when1("Foo"), mach.when1("Bar")
         soon(lambda: mach.add_err(ValueError("no fuel")), lambda: mach.add(["Foo", "Bar"]))
         with pytest.raises(ValueError, match=r"^no fuel$"):
-            await getattr(mach, name)(*mine, timeout=1)
+            await getattr(mach, name)(*mine, timeout=3600)
         assert mach.statistics().waiters == 0
 
     @BOTH
@@ -401,10 +401,10 @@ class TestWaitAllAndAny:
         mach = machine()
         mach.add1("Foo")
         mach.add_err(ValueError("no fuel"))
-        assert await getattr(mach, name)(mach.when1("Foo"), timeout=1) in ([1], 0)
+        assert await getattr(mach, name)(mach.when1("Foo"), timeout=3600) in ([1], 0)
         waiting = mach.when1("Bar")
         with pytest.raises(ValueError, match=r"^no fuel$"):
-            await getattr(mach, name)(waiting, timeout=1)
+            await getattr(mach, name)(waiting, timeout=3600)
         assert waiting.cancelled()
 
     @BOTH
@@ -412,7 +412,7 @@ class TestWaitAllAndAny:
         mach = machine()
         waits = mach.when1("Foo"), mach.when1("Bar")
         soon(lambda: mach.add(["Foo", "Bar"]), lambda: mach.add_err(ValueError("no fuel")))
-        assert await getattr(mach, name)(*waits, timeout=1) in ([1, 1], 0)
+        assert await getattr(mach, name)(*waits, timeout=3600) in ([1, 1], 0)
 
     @BOTH
     async def test_an_error_of_an_awaitable_is_raised_and_the_rest_cancelled(self, name: str) -> None:
@@ -420,7 +420,7 @@ class TestWaitAllAndAny:
         waits = mach.when1("Foo"), mach.when_query(lambda clock: 1 // (1 - clock["Bar"]) > 1), mach.when1("Multi")
         soon(lambda: mach.add1("Bar"))
         with pytest.raises(ZeroDivisionError):
-            await getattr(mach, name)(*waits, timeout=1)
+            await getattr(mach, name)(*waits, timeout=3600)
         assert waits[0].cancelled()
         assert waits[2].cancelled()
         assert mach.statistics().waiters == 0
@@ -438,7 +438,7 @@ class TestWaitAllAndAny:
         mach, err = machine(), TimeoutError("the database is slow")
         soon(lambda: mach.add_err(err))
         with pytest.raises(TimeoutError) as caught:
-            await getattr(mach, name)(mach.when1("Foo"), timeout=10)
+            await getattr(mach, name)(mach.when1("Foo"), timeout=3600)
         assert caught.value is err
 
     @BOTH
@@ -447,7 +447,7 @@ class TestWaitAllAndAny:
         elsewhere = asyncio.get_running_loop().create_future()
         soon(mach.dispose)
         with pytest.raises(am.MachineDisposedError, match="was disposed"):
-            await getattr(mach, name)(elsewhere, timeout=1)
+            await getattr(mach, name)(elsewhere, timeout=3600)
         assert elsewhere.cancelled()
 
     @BOTH
@@ -456,7 +456,7 @@ class TestWaitAllAndAny:
         await mach.dispose()
         elsewhere = asyncio.get_running_loop().create_future()
         elsewhere.set_result("given")
-        assert await getattr(mach, name)(elsewhere, timeout=1) in (["given"], 0)
+        assert await getattr(mach, name)(elsewhere, timeout=3600) in (["given"], 0)
 
     @BOTH
     @pytest.mark.parametrize("count", range(4))

@@ -87,7 +87,7 @@ class TestWaitAll:
     async def test_takes_awaitables_of_any_kind(self) -> None:
         mach = am.Machine(SCHEMA)
         task = asyncio.create_task(give("task"))
-        assert await am.wait_all(give("coroutine"), task, mach.when_not1("Foo"), mach.add1("Bar"), timeout=1) == [
+        assert await am.wait_all(give("coroutine"), task, mach.when_not1("Foo"), mach.add1("Bar"), timeout=3600) == [
             "coroutine",
             "task",
             0,
@@ -242,12 +242,13 @@ class TestTimeout:
         with pytest.raises(TimeoutError, match="2 of 2"):
             await wait_for(sleeper.sleep("first"), sleeper.sleep("second"), timeout=0.01)
         await assert_no_task_is_left()
-        assert sleeper.ends == ["first", "second"]
+        # On a computer that stands still, the time may be over before their first steps.
+        assert sleeper.ends in (["first", "second"], [])
 
     @BOTH
     async def test_of_an_awaitable_itself_is_passed_on(self, wait_for: WaitFor) -> None:
         with pytest.raises(TimeoutError, match=r"^of my own$"):
-            await wait_for(fail(TimeoutError("of my own")), timeout=1)
+            await wait_for(fail(TimeoutError("of my own")), timeout=3600)
 
 
 class TestBeingCancelled:
@@ -257,7 +258,7 @@ class TestBeingCancelled:
         mach, sleeper = am.Machine(SCHEMA), Sleeper()
 
         async def wait() -> None:
-            await wait_for(mach.when1("Foo"), sleeper.sleep(), timeout=10)
+            await wait_for(mach.when1("Foo"), sleeper.sleep(), timeout=3600)
 
         waiting = asyncio.create_task(wait())
         await turns(count)
@@ -270,7 +271,8 @@ class TestBeingCancelled:
     @BOTH
     async def test_by_a_scope_of_anyio_leaves_nothing_pending(self, wait_for: WaitFor) -> None:
         mach, sleeper = am.Machine(SCHEMA), Sleeper()
-        with anyio.move_on_after(0.01) as scope:
+        with anyio.CancelScope() as scope:
+            soon(scope.cancel)
             await wait_for(mach.when1("Foo"), sleeper.sleep("slept"))
         assert scope.cancelled_caught
         assert mach.statistics().waiters == 0
@@ -328,7 +330,7 @@ async def test_waits_of_a_disposed_machine_fail(wait_for: WaitFor) -> None:
     soon(lambda: None, mach.dispose)
     with no_noise():
         with pytest.raises(am.MachineDisposedError):
-            await wait_for(*waits, timeout=1)
+            await wait_for(*waits, timeout=3600)
         waits.clear()
 
 
@@ -336,7 +338,7 @@ class TestExpect:
     async def test_is_the_method_of_the_machine(self) -> None:
         mach = am.Machine(SCHEMA)
         soon(lambda: mach.add(["Foo", "Bar"]))
-        assert await am.expect(mach, "Foo", ["Bar"], timeout=1) == am.Time([1, 1])
+        assert await am.expect(mach, "Foo", ["Bar"], timeout=3600) == am.Time([1, 1])
         with pytest.raises(TimeoutError, match=r"^Baz not active within 0 s; the machine is at \(Foo:1 Bar:1\)$"):
             await am.expect(mach, "Baz", timeout=0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from typing_extensions import override
 
 import asyncmachine as am
+from asyncmachine import watchdog
 
 SHORT = 0.01
 """Seconds a handler may take where it takes longer."""
@@ -53,6 +55,24 @@ def watching(reports: Reports) -> Iterator[Reports]:
 def reports() -> Iterator[Reports]:
     with watching(Reports()) as reports:
         yield reports
+
+
+class Clock:
+    """Time that passes only when it is told to: no pause makes a handler late."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of watchdogs."""
+    clock = Clock()
+    monkeypatch.setattr(watchdog, "time", clock)
+    return clock
 
 
 def watchdogs() -> set[threading.Thread]:
@@ -121,13 +141,14 @@ def test_nested_handlers_are_watched_each() -> None:
     assert [record.name for record in reports.records] == ["asyncmachine.outer", "asyncmachine.inner"]
 
 
-def test_an_outer_handler_is_still_watched_when_an_inner_one_is_over(reports: Reports) -> None:
+def test_an_outer_handler_is_still_watched_when_an_inner_one_is_over(reports: Reports, clock: Clock) -> None:
     dog = am.Watchdog(SHORT)
     inner = am.Machine({"Foo": {}}, tracers=[dog], handlers={"FooState": lambda e: None})
     outer = am.Machine({"Foo": {}}, tracers=[dog], handler_timeout=None)
 
     def enter(e: am.Event) -> None:
         inner.add1("Foo")
+        clock.now += 1
         reports.get_stuck()
 
     outer.bind_handlers({"FooState": enter}, id="Outer")
@@ -167,16 +188,20 @@ def test_a_handler_in_time_is_not_reported(reports: Reports) -> None:
     assert [record.name for record in reports.records] == ["asyncmachine.stuck"]
 
 
-def test_a_handler_that_raises_is_watched_no_longer(reports: Reports) -> None:
+def test_a_handler_that_raises_is_watched_no_longer(reports: Reports, clock: Clock) -> None:
     def failing(e: am.Event) -> None:
         raise ValueError("in the handler")
+
+    def stuck(e: am.Event) -> None:
+        clock.now += 1
+        reports.get_stuck()
 
     machine = am.Machine({"Foo": {}, "Bar": {}}, id="failing", tracers=[am.Watchdog(SHORT)], handler_timeout=None)
     machine.bind_handlers(
         {
             "FooState": failing,
             "ExceptionState": lambda e: None,
-            "BarState": lambda e: reports.get_stuck(),
+            "BarState": stuck,
         },
         id="Handlers",
     )
@@ -262,9 +287,13 @@ def test_a_slow_handler_is_reported_when_it_returns(caplog: pytest.LogCaptureFix
     record = caplog.records[0]
     assert record.name == "asyncmachine.slow"
     assert record.levelno == logging.WARNING
-    text = record.getMessage()
-    assert text.startswith("[handler:slow] FooEnter of Handlers blocked the loop for 0.0")
-    assert text.endswith(" s (handler_timeout is 0.001 s); do it in async work")
+    said = re.fullmatch(
+        r"\[handler:slow\] FooEnter of Handlers blocked the loop for (\d+\.\d+) s "
+        r"\(handler_timeout is 0\.001 s\); do it in async work",
+        record.getMessage(),
+    )
+    assert said is not None
+    assert float(said[1]) >= 0.002
 
 
 def test_a_slow_handler_that_raises_is_reported_too(caplog: pytest.LogCaptureFixture) -> None:

@@ -758,6 +758,7 @@ class TestToTheEnd:
         mach.remove1("Foo")
         await turns()
         await mach.dispose()
+        await turns()
         assert pieces.log == ["FooEnd starts", "FooEnd is cancelled"]
         await assert_nothing_is_left(mach)
 
