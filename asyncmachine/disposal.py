@@ -67,7 +67,7 @@ class Disposal:
         works: are waited for.
     """
 
-    __slots__ = ("_contexts", "_host", "_not_awaited", "_subscriptions", "_task", "_works", "finished")
+    __slots__ = ("_contexts", "_host", "_not_awaited", "_subscriptions", "_task", "_under_way", "_works", "finished")
 
     def __init__(self, host: Host, subscriptions: Subscriptions, contexts: Contexts, works: Works) -> None:
         self._host = host
@@ -75,6 +75,7 @@ class Disposal:
         self._contexts = contexts
         self._works = works
         self._task: asyncio.Task[None] | None = None
+        self._under_way = False
         self.finished: bool = False
         """True when all is done."""
         self._not_awaited: set[asyncio.Task[Any]] = set()
@@ -139,16 +140,21 @@ class Disposal:
 
     def _run_now(self) -> None:
         """Dispose a machine that has no loop: nothing it started can be running."""
-        if self.finished:
+        if self.finished or self._under_way:
+            # A handler of the removal of Start may ask for the very disposal that removes it.
             return
-        for child in list(self._host.children):
-            try:
-                child.dispose()
-            except AsyncMachineError as err:
-                self._not_disposed(child, err)
-        # What an interrupt or the end of a loop has left in the queue might never end.
-        self._host.actor.cancel_all(Result(1, "disposed"))
-        self._stop()
+        self._under_way = True
+        try:
+            for child in list(self._host.children):
+                try:
+                    child.dispose()
+                except AsyncMachineError as err:
+                    self._not_disposed(child, err)
+            # What an interrupt or the end of a loop has left in the queue might never end.
+            self._host.actor.cancel_all(Result(1, "disposed"))
+            self._stop()
+        finally:
+            self._under_way = False
         self._finish()
 
     def _stop(self) -> None:

@@ -213,12 +213,17 @@ async def test_any_handler_may_dispose_its_machine(name: str, times: int) -> Non
 
 @pytest.mark.parametrize("name", HANDLERS)
 @pytest.mark.parametrize("times", [1, 2])
-def test_any_handler_may_dispose_its_machine_without_a_loop(name: str, times: int) -> None:
+def test_any_handler_may_dispose_its_machine_without_a_loop(
+    name: str, times: int, caplog: pytest.LogCaptureFixture
+) -> None:
     machine = am.Machine({"Start": {}, "Foo": {}, "Bar": {}})
     ends: list[str] = []
     machine.on_dispose(lambda _: ends.append(str(machine)))
+    calls = 0
 
     def handler(e: am.Event) -> None:
+        nonlocal calls
+        calls += 1
         for _ in range(times):
             e.machine.dispose()
         assert not e.machine.is_disposed
@@ -236,6 +241,9 @@ def test_any_handler_may_dispose_its_machine_without_a_loop(name: str, times: in
     assert machine.is_disposed
     assert len(ends) == 1
     assert machine.tick("Start") % 2 == 0
+    # In the transition that was asked for, and, at most, in the removal of Start.
+    assert calls <= 2
+    assert caplog.records == []
 
 
 def test_a_handler_of_starts_removal_may_dispose_the_machine_that_is_being_disposed() -> None:
