@@ -130,19 +130,33 @@ class Actor:
             cause = current.get()
             if cause is not None:
                 mutation.source = cause.as_source()
+        if self.busy or self._queue.items or self._executor.tracers is not None:
+            return self._ask_for_later(mutation)
+        if not mutation.is_check:
+            # Nothing is before it, and nobody looks on: it takes its tick, and need not pass through the queue.
+            self._queue.tick += 1
+            mutation.queue_tick = self._queue.tick
+        self.busy = True
+        try:
+            result = self._run(mutation)
+            if self._queue.items:
+                self._step_all()
+        except BaseException:
+            self._interrupted()
+            raise
+        self.busy = False
+        if self._after or self._raised or self._subscriptions.queue_ends:
+            self._end()
+        return result
+
+    def _ask_for_later(self, mutation: Mutation) -> Result:
+        """Queue a mutation from outside, unless it need not or cannot be."""
         if self.busy or self._queue.items:
             if not mutation.is_check and self._is_needless(mutation):
                 return EXECUTED
             if self._queue.is_full(mutation.request):
                 return Result(1, partial("queue full ({})".format, self._queue.limit))
-            return self._queue_up(mutation, prepend=mutation.is_check)
-        if self._executor.tracers is not None:
-            return self._queue_up(mutation, prepend=mutation.is_check)
-        if not mutation.is_check:
-            # Nothing is before it, and nobody looks on: it takes its tick, and need not pass through the queue.
-            self._queue.tick += 1
-            mutation.queue_tick = self._queue.tick
-        return self._drain(mutation)
+        return self.submit(mutation, prepend=mutation.is_check)
 
     def _is_needless(self, mutation: Mutation) -> bool:
         """Tell whether a mutation changes nothing: it removes what is not there, or an equal one waits."""
@@ -156,11 +170,7 @@ class Actor:
         return False
 
     def submit(self, mutation: Mutation, *, prepend: bool = False) -> Result:
-        """Queue a mutation, whatever waits, and carry it out if nothing runs. Give the result so far."""
-        return self._queue_up(mutation, prepend=prepend)
-
-    def _queue_up(self, mutation: Mutation, *, prepend: bool) -> Result:
-        """Queue a mutation behind (or before) others; someone drains them, or it is done here."""
+        """Queue a mutation behind (or before) others, and drain them if nobody does. Give the result so far."""
         queue = self._queue
         for_task = self._in_task or (self._task is not None and not self.busy and bool(queue.items))
         if prepend:
@@ -172,7 +182,7 @@ class Actor:
             # The task takes it up, in the context it was asked for in.
             mutation.context = copy_context()
         elif not self.busy and queue.items:
-            self._drain(queue.take())
+            self._drain()
         if mutation.outcome is not None:
             return mutation.outcome
         return Result(mutation.queue_tick or queue.tick + 1, mutation=mutation, futures=self._host)
@@ -221,27 +231,31 @@ class Actor:
                 self._refuse()
         return future
 
-    def _drain(self, first: Mutation) -> Result:
-        """Step a mutation, and the queue until it is empty or the budget is spent; give the mutation's result."""
+    def _drain(self) -> None:
+        """Step the queue until it is empty or the budget is spent; once, whatever the budget."""
         self.busy = True
         try:
-            result = self._run(first) if first.context is None else self._run_in_context(first)
+            self._run_in_context(self._queue.take())
             if self._queue.items:
                 self._step_all()
         except BaseException:
-            # Something like KeyboardInterrupt: it goes on to the caller, the rest runs without it.
-            self.busy = False
-            self._rest_of_interrupted()
+            self._interrupted()
             raise
         self.busy = False
-        if self._after or self._subscriptions.queue_ends or self._executor.tracers is not None:
-            self._rest()
+        self._end()
+
+    def _end(self) -> None:
+        """Do what waited for the end of a drain."""
+        self._rest()
         if self._raised:
             self._raise()
-        return result
 
-    def _rest_of_interrupted(self) -> None:
-        """Leave the rest of the queue to the task, and report what has nobody to be raised to any more."""
+    def _interrupted(self) -> None:
+        """Leave the rest of the queue to the task, and report what has nobody to be raised to any more.
+
+        What ended the drain is something like KeyboardInterrupt: it goes on to the caller, the rest runs without it.
+        """
+        self.busy = False
         if self._queue.items and self._task is None:
             self._hand_over()
         raised, self._raised = self._raised, []

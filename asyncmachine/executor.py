@@ -29,6 +29,8 @@ from asyncmachine.transition import Transition, transition_id
 
 __all__ = ["Executor"]
 
+_enter, _leave = current.set, current.reset
+
 _DROPPABLE = frozenset({CallKind.ENTER, CallKind.SELF, CallKind.PAIR})
 """The phases in which an auto state may be vetoed out of an auto mutation."""
 
@@ -135,6 +137,7 @@ class Executor:
             return EXECUTED
         live, subscriptions = self._live, self._subscriptions
         total = live.total
+        live.trail = None
         self._move(plan)
         is_heard = subscriptions.waited & plan.mask
         auto = plan.after.auto
@@ -164,21 +167,20 @@ class Executor:
 
     def _run_seen(self, mutation: Mutation, plan: Plan) -> Result:  # noqa: C901, PLR0912 - one frame, for speed
         """Carry a mutation out with all a transition does, in its order."""
-        host, subscriptions = self._host, self._subscriptions
+        host, subscriptions, trail = self._host, self._subscriptions, self._live.trail
         if plan.has_works and not mutation.is_check:
             # Said before anything has changed: a state must not be active without the work it stands for.
             host.home.bind_loop()
-        trail = self._live.trail
-        if trail is None or len(trail.moves) >= Trail.LENGTH:
-            trail = self._live.trail = Trail(self._live)
+        if trail is None or (place := len(trail.moves)) >= Trail.LENGTH:
+            trail, place = self._live.begin_trail(), 0
         transition: Transition[Any] = Transition()
         self.transition = transition
         transition.machine, transition.mutation, transition.plan = host.machine, mutation, plan
-        transition.number, transition.trail, transition.place = self.count, trail, len(trail.moves)
+        transition.number, transition.trail, transition.place = self.count, trail, place
         transition.is_accepted, transition.is_completed, transition.committed = True, False, False
         transition.at, transition.rolled_back = None, ()
         # Mutations made by handlers, on any machine, find their source in the context.
-        token = current.set(transition)
+        token = _enter(transition)
         canceled: Result | None = _INTERRUPTED
         try:
             if self.tracers is not None:
@@ -198,12 +200,14 @@ class Executor:
             if canceled is not None:
                 transition.is_accepted = False
             try:
-                is_heard = subscriptions.waited & plan.mask or subscriptions.queries or transition.rolled_back
+                is_heard = (
+                    subscriptions.waited & transition.plan.mask or subscriptions.queries or transition.rolled_back
+                )
                 if is_heard or plan.has_works or self.tracers is not None or self.callback is not None:
                     self._close(transition)
             finally:
                 self.transition = None
-                current.reset(token)
+                _leave(token)
                 if plan.planner is not self.planner:
                     # Handlers were bound meanwhile: where the machine stands now has plans for the old ones.
                     self._live.standing = self.planner.active_set(self._live.standing.states)
@@ -216,6 +220,7 @@ class Executor:
     def _commit(self, transition: Transition[Any]) -> Result | None:
         """Move the clocks and call the final handlers; give the result if one of them fails."""
         plan = transition.plan
+        transition.trail.moves.append(plan.changes)
         self._move(plan)
         transition.committed = True
         if self.tracers is not None:
@@ -239,12 +244,7 @@ class Executor:
 
     def _move(self, plan: Plan) -> None:
         """Move the clocks, and cancel the contexts of every state that flipped."""
-        live, contexts, trail = self._live, self._contexts, self._live.trail
-        if trail is not None:
-            if len(trail.moves) < Trail.LENGTH:
-                trail.moves.append(plan.changes)
-            else:
-                live.trail = None
+        live, contexts = self._live, self._contexts
         live.standing = plan.after
         live.total += plan.ticks
         ticks = live.ticks
@@ -264,7 +264,8 @@ class Executor:
 
     def _negotiate(self, transition: Transition[Any]) -> Result | None:
         """Call the negotiation handlers; give the result if one of them cancels."""
-        limit, traced, kind, dropped = self._host.handler_timeout, self.tracers is not None, self._event, 0
+        limit, traced, kind = self._host.handler_timeout, self.tracers is not None, self._event
+        since, dropped = self._since, 0
         skipped: list[Call] = []
         for fn, handler, call in transition.plan.asks:
             if dropped and call.kind in _DROPPABLE and dropped >> call.state & 1:
@@ -282,9 +283,9 @@ class Executor:
                 canceled = self._failed(err, handler, transition)
             if limit is not None:
                 now = perf_counter()
-                if now - self._since > limit:
-                    self._faults.handler_slow(handler, now - self._since)
-                self._since = now
+                if now - since > limit:
+                    self._faults.handler_slow(handler, now - since)
+                since = self._since = now
             if canceled is not None:
                 if not self._may_drop(call, transition):
                     return canceled
@@ -321,6 +322,7 @@ class Executor:
     def _act(self, deeds: Iterable[BoundCall], transition: Transition[Any]) -> Result | None:
         """Call plain final handlers; give the result if one of them fails."""
         limit, traced, kind = self._host.handler_timeout, self.tracers is not None, self._event
+        since = self._since
         for fn, handler, call in deeds:
             transition.at = call
             event = kind()
@@ -334,9 +336,9 @@ class Executor:
                 failed = err
             if limit is not None:
                 now = perf_counter()
-                if now - self._since > limit:
-                    self._faults.handler_slow(handler, now - self._since)
-                self._since = now
+                if now - since > limit:
+                    self._faults.handler_slow(handler, now - since)
+                since = now
             if failed is not None:
                 self._failed(failed, handler, transition)
                 return Result(1, partial("{!r} raised {!r}".format, handler, failed))

@@ -224,8 +224,8 @@ class Machine(MachineApi):
         states: str | Iterable[str],
         args: Args | None,
         source: Source | None,
-        *,
         check: bool = False,
+        /,
     ) -> Result:
         core = self._core
         if get_ident() != core.home.thread:
@@ -233,7 +233,7 @@ class Machine(MachineApi):
         if self._live.closed:
             return DISPOSED
         requests = core.planner.requests
-        request = requests.known.get((type_, states)) if type(states) is str else None
+        request = requests.known[type_].get(states) if type(states) is str else None
         mutation = Mutation()
         mutation.request = request or requests.of(type_, states)
         mutation.payload = None if args is None else check_args(args)

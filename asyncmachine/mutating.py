@@ -34,7 +34,13 @@ class MutationApi(ABC):
 
     @abstractmethod
     def _mutate(
-        self, type_: MutationType, states: States, args: Args | None, source: Source | None, *, check: bool = False
+        self,
+        type_: MutationType,
+        states: States,
+        args: Args | None,
+        source: Source | None,
+        check: bool = False,  # noqa: FBT001, FBT002 - positional, for Python calls functions without keywords faster
+        /,
     ) -> Result: ...
 
     @abstractmethod
@@ -142,7 +148,7 @@ class MutationApi(ABC):
         >>> mach.can_add(["Foo"]), str(mach)
         (Result.EXECUTED, '()')
         """
-        return self._mutate(ADD, *_split(states, args, more), source, check=True)
+        return self._mutate(ADD, *_split(states, args, more), source, True)
 
     def can_add1(self, state: str, args: Args | None = None, *, source: Source | None = None) -> Result:
         """Ask whether one state could be added now; see `can_add`.
@@ -150,7 +156,7 @@ class MutationApi(ABC):
         >>> mach.can_add1("Foo")
         Result.EXECUTED
         """
-        return self._mutate(ADD, state, args, source, check=True)
+        return self._mutate(ADD, state, args, source, True)
 
     def can_remove(
         self, states: States, args: Args | str | None = None, *more: str, source: Source | None = None
@@ -160,7 +166,7 @@ class MutationApi(ABC):
         >>> mach.can_remove(["Foo"])
         Result.EXECUTED
         """
-        return self._mutate(REMOVE, *_split(states, args, more), source, check=True)
+        return self._mutate(REMOVE, *_split(states, args, more), source, True)
 
     def can_remove1(self, state: str, args: Args | None = None, *, source: Source | None = None) -> Result:
         """Ask whether one state could be removed now; see `can_remove`.
@@ -168,7 +174,7 @@ class MutationApi(ABC):
         >>> mach.can_remove1("Foo")
         Result.EXECUTED
         """
-        return self._mutate(REMOVE, state, args, source, check=True)
+        return self._mutate(REMOVE, state, args, source, True)
 
 
 def _as_error(value: object) -> str:

@@ -173,7 +173,7 @@ class Requests:
     def __init__(self, schema: Schema, bound: int = 4096) -> None:
         self._schema = schema
         self._bound = bound
-        self.known: dict[tuple[MutationType, str | tuple[str, ...]], Request] = {}
+        self.known: dict[MutationType, dict[str | tuple[str, ...], Request]] = {type_: {} for type_ in MutationType}
         """By type, and a name or a tuple of names as they were given."""
 
     def of(self, type_: MutationType, states: str | Iterable[str]) -> Request:
@@ -183,17 +183,18 @@ class Requests:
             UnknownStateError: the schema has no such state.
         """
         given = states if isinstance(states, str) else tuple(states)
-        request = self.known.get((type_, given))
+        known = self.known[type_]
+        request = known.get(given)
         if request is None:
             names = tuple(dict.fromkeys((given,) if isinstance(given, str) else given))
             for name in names:
                 if name not in self._schema.index:
                     raise UnknownStateError(name, self._schema.names)
             # A request is its own key to plans, so the same states named in two ways should be one object.
-            request = self.known.get((type_, names)) or Request(type_, names, self._schema)
-            if len(self.known) >= self._bound:
-                self.known.clear()
-            self.known[type_, given] = self.known[type_, names] = request
+            request = known.get(names) or Request(type_, names, self._schema)
+            if len(known) >= self._bound:
+                known.clear()
+            known[given] = known[names] = request
         return request
 
 

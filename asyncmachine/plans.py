@@ -422,3 +422,8 @@ class Live:
         """Where moves are noted; None once one was not."""
         self.closed: bool = False
         """True once the machine is disposed: nothing counts as active from then on."""
+
+    def begin_trail(self) -> Trail:
+        """Note the next moves on a new trail."""
+        trail = self.trail = Trail(self)
+        return trail
