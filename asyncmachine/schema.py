@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -35,7 +36,7 @@ RELATIONS = ("require", "add", "remove", "after")
 
 
 class StateDict(TypedDict, total=False):
-    """A state as a plain mapping, as JSON has it. Keys left out mean False or no states."""
+    """A state as a plain mapping, as JSON has it. Keys left out mean False, no states, or no timeout."""
 
     auto: bool
     multi: bool
@@ -44,6 +45,8 @@ class StateDict(TypedDict, total=False):
     remove: Iterable[str]
     after: Iterable[str]
     tags: Iterable[str]
+    timeout: float | None
+    on_timeout: str | None
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -58,6 +61,9 @@ class State:
         remove: states that may not be active beside this one, and leave when it enters.
         after: states whose handlers are called before this one's.
         tags: words of your own; they mean nothing to the machine.
+        timeout: seconds for which the state may be active without being activated anew; None for as long as it likes.
+        on_timeout: the state added when the time is up, as an error if it is or requires `Exception`; if None, the
+            state itself is removed. See `TimeoutArgs`.
 
     >>> am.State(auto=True, require=["Foo"]).require
     ('Foo',)
@@ -70,6 +76,8 @@ class State:
     remove: tuple[str, ...]
     after: tuple[str, ...]
     tags: tuple[str, ...]
+    timeout: float | None
+    on_timeout: str | None
 
     def __init__(
         self,
@@ -81,6 +89,8 @@ class State:
         remove: Iterable[str] = (),
         after: Iterable[str] = (),
         tags: Iterable[str] = (),
+        timeout: float | None = None,
+        on_timeout: str | None = None,
     ) -> None:
         put = object.__setattr__
         put(self, "auto", bool(auto))
@@ -90,9 +100,14 @@ class State:
         put(self, "remove", _unique(remove))
         put(self, "after", _unique(after))
         put(self, "tags", _unique(tags))
+        # Checked along with the rest of the schema, which tells all problems at once.
+        put(self, "timeout", timeout)
+        put(self, "on_timeout", on_timeout)
 
     def extend(self, other: State) -> State:
         """Give this state with the relations, properties and tags of `other` added to its own.
+
+        A timeout of `other` replaces its own, and so does what follows from it.
 
         >>> am.State(require=["Foo"]).extend(am.State(require=["Bar"], multi=True))
         State(multi=True, require=['Foo', 'Bar'])
@@ -105,6 +120,8 @@ class State:
             remove=self.remove + other.remove,
             after=self.after + other.after,
             tags=self.tags + other.tags,
+            timeout=self.timeout if other.timeout is None else other.timeout,
+            on_timeout=self.on_timeout if other.on_timeout is None else other.on_timeout,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,12 +130,17 @@ class State:
         >>> am.State(auto=True, add=["Foo"]).to_dict()
         {'auto': True, 'add': ['Foo']}
         """
-        values: dict[str, bool | tuple[str, ...]] = {name: getattr(self, name) for name in self.__slots__}
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items() if v}
+        values: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        kept = {name: value for name, value in values.items() if value or (value is not None and name in _TIMED)}
+        return {name: list(value) if name in _LISTS else value for name, value in kept.items()}
 
     @override
     def __repr__(self) -> str:
         return f"State({', '.join(f'{name}={value!r}' for name, value in self.to_dict().items())})"
+
+
+_TIMED = ("timeout", "on_timeout")
+_LISTS = (*RELATIONS, "tags")
 
 
 def _unique(names: Iterable[str]) -> tuple[str, ...]:
@@ -283,11 +305,11 @@ def _read(name: str, value: object, problems: list[str]) -> State:
     if not isinstance(value, Mapping):
         problems.append(f"{name} is {value!r}; write am.State(...) or a mapping such as {{'require': ['Foo']}}")
         return State()
-    known, given = [*RELATIONS, "auto", "multi", "tags"], cast("Mapping[str, Any]", value)
+    known, given = [*RELATIONS, "auto", "multi", "tags", *_TIMED], cast("Mapping[str, Any]", value)
     unknown = [key for key in given if key not in known]
     problems += [f"{name} has the unknown property {key!r}{did_you_mean(str(key), known)}" for key in unknown]
     options: dict[str, Any] = {
-        key: of if key in {"auto", "multi"} else _read_names(f"{key!r} of {name}", of, problems)
+        key: _read_names(f"{key!r} of {name}", of, problems) if key in _LISTS else of
         for key, of in given.items()
         if key in known
     }
@@ -322,6 +344,7 @@ def _problems(states: Mapping[str, State], groups: Mapping[str, tuple[str, ...]]
         for other in value.require:
             if other in value.remove:
                 yield f"{name} both requires and removes {other}; it could never be active"
+        yield from _problems_of_timeout(name, value, states)
     for name, members in groups.items():
         for other in members:
             if other not in states:
@@ -340,6 +363,31 @@ def _problems_of_name(name: str, states: Mapping[str, State]) -> Iterator[str]:
             yield f"the state {name} reads as the {suffix} handler of {owner}; rename one of the two"
 
 
+def _problems_of_timeout(name: str, value: State, states: Mapping[str, State]) -> Iterator[str]:
+    timeout: object = value.timeout
+    on_timeout: object = value.on_timeout
+    if timeout is not None and not _is_duration(timeout):
+        yield f"the timeout of {name} is {timeout!r}; write a finite number of seconds above 0, such as timeout=2.5"
+    if on_timeout is None:
+        return
+    if timeout is None:
+        yield f"{name} has on_timeout={on_timeout!r}, but no timeout; write after how many seconds: timeout=2.5"
+    if not isinstance(on_timeout, str):
+        yield f"on_timeout of {name} is {on_timeout!r}; write the name of one state"
+    elif on_timeout == name:
+        yield f"{name} names itself as its on_timeout; name another state, or leave it out to have {name} removed"
+    elif on_timeout not in states:
+        hint = did_you_mean(on_timeout, states)
+        yield f"{name} has on_timeout={on_timeout!r}, which is no state of the schema{hint}"
+
+
+def _is_duration(value: object) -> bool:
+    # True and False are numbers, too, but nobody's seconds; an integer may be too large for a float.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 < value <= sys.float_info.max
+
+
 class _Declared:
     """What `state()` leaves in the body of a `States` class until the class is made."""
 
@@ -355,6 +403,9 @@ class _Declared:
 
     def build(self) -> State:
         options: dict[str, Any] = {key: _names(of) if key in RELATIONS else of for key, of in self.options.items()}
+        on_timeout = options["on_timeout"]
+        if isinstance(on_timeout, _Declared):
+            options["on_timeout"] = on_timeout.name
         return State(**options)
 
 
@@ -385,11 +436,13 @@ def state(  # noqa: D417 - the others are those of `State`
     remove: Iterable[str] = (),
     after: Iterable[str] = (),
     tags: Iterable[str] = (),
+    timeout: float | None = None,
+    on_timeout: str | None = None,
     extend: bool = False,
 ) -> str:
     """Declare a state in the body of a `States` class; the attribute is the state's name, a plain `str`.
 
-    Relations name states by string or, where they stand above in the same body, by the name itself.
+    Relations, and `on_timeout`, name states by string or, where they stand above in the same body, by the name itself.
 
     The arguments are those of `State`, and one more.
 
@@ -403,7 +456,8 @@ def state(  # noqa: D417 - the others are those of `State`
     ('Open', ('Closed',))
     """
     relations = {"require": require, "add": add, "remove": remove, "after": after}
-    options = {"auto": auto, "multi": multi, "tags": tags, **relations}
+    timed = {"timeout": timeout, "on_timeout": on_timeout}
+    options = {"auto": auto, "multi": multi, "tags": tags, **relations, **timed}
     return cast("str", _Declared(options, extend=extend))
 
 

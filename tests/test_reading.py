@@ -428,6 +428,16 @@ def test_inspect_shows_ticks_properties_and_relations() -> None:
     )
 
 
+def test_inspect_shows_timeouts() -> None:
+    mach = am.Machine({"Foo": {"timeout": 2.5, "on_timeout": "Slow"}, "Slow": {}})
+    assert mach.inspect("Foo").splitlines() == [
+        "0 Foo",
+        "    |Tick     0",
+        "    |Timeout  2.5",
+        "    |On_timeout Slow",
+    ]
+
+
 # After the end.
 
 

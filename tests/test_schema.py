@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import re
+import sys
 from typing import Any, ClassVar
 
 import pytest
@@ -70,6 +71,24 @@ def test_extending_a_state_joins_all_it_has() -> None:
         after=["D", "H"],
         tags=["x", "y"],
     )
+
+
+def test_extending_a_state_replaces_its_timeout_and_what_follows() -> None:
+    timed = am.State(timeout=2.5, on_timeout="Slow")
+    assert timed.extend(am.State(multi=True)) == am.State(multi=True, timeout=2.5, on_timeout="Slow")
+    assert timed.extend(am.State(timeout=5)) == am.State(timeout=5, on_timeout="Slow")
+    assert timed.extend(am.State(on_timeout="Late")) == am.State(timeout=2.5, on_timeout="Late")
+
+
+def test_a_timeout_is_shown_and_comes_back_from_its_mapping() -> None:
+    timed = am.State(tags=["net"], timeout=2.5, on_timeout="Slow")
+    assert timed.to_dict() == {"tags": ["net"], "timeout": 2.5, "on_timeout": "Slow"}
+    assert repr(timed) == "State(tags=['net'], timeout=2.5, on_timeout='Slow')"
+    schema = am.Schema({"Foo": timed.to_dict(), "Slow": {"timeout": None, "on_timeout": None}})
+    assert schema["Foo"] == timed
+    assert schema["Slow"] == am.State()
+    assert am.Schema.from_json(schema.to_json()) == schema
+    assert am.Schema({"Slow": {}}).merge(schema)["Foo"] == timed
 
 
 def test_a_state_shows_what_it_has() -> None:
@@ -293,6 +312,36 @@ def test_relations_that_are_no_lists_of_names_are_a_problem(key: str, value: Any
     assert problems({"Foo": {key: value}}) == (f"{key!r} of Foo is {value!r}; write a list of names",)
 
 
+@pytest.mark.parametrize("timeout", [-1, 0, 0.0, float("nan"), float("inf"), 10**400, "2", True, [1]])
+def test_a_timeout_that_is_no_number_of_seconds_is_a_problem(timeout: Any) -> None:
+    (problem,) = problems({"Foo": {"timeout": timeout}})
+    mend = "write a finite number of seconds above 0, such as timeout=2.5"
+    assert problem == f"the timeout of Foo is {timeout!r}; {mend}"
+
+
+@pytest.mark.parametrize("timeout", [1, 0.001, 1e300, sys.float_info.max])
+def test_any_finite_number_of_seconds_is_a_timeout(timeout: float) -> None:
+    assert am.Schema({"Foo": {"timeout": timeout}})["Foo"].timeout == timeout
+
+
+@pytest.mark.parametrize(
+    ("on_timeout", "problem"),
+    [
+        ("Slov", "Foo has on_timeout='Slov', which is no state of the schema; did you mean 'Slow'?"),
+        ("", "Foo has on_timeout='', which is no state of the schema"),
+        ("Foo", "Foo names itself as its on_timeout; name another state, or leave it out to have Foo removed"),
+        (["Slow"], "on_timeout of Foo is ['Slow']; write the name of one state"),
+    ],
+)
+def test_an_on_timeout_that_names_no_other_state_is_a_problem(on_timeout: Any, problem: str) -> None:
+    assert problems({"Foo": {"timeout": 2.5, "on_timeout": on_timeout}, "Slow": {}}) == (problem,)
+
+
+def test_an_on_timeout_without_a_timeout_is_a_problem() -> None:
+    text = "Foo has on_timeout='Slow', but no timeout; write after how many seconds: timeout=2.5"
+    assert problems({"Foo": {"on_timeout": "Slow"}, "Slow": {}}) == (text,)
+
+
 def test_a_group_of_unknown_states_is_a_problem_with_the_closest() -> None:
     assert problems({"Foo": {}}, {"G": ["Foo", "Fop", 5], "H": 5}) == (
         "the group H is 5; write a list of names",
@@ -425,6 +474,21 @@ def test_relations_name_states_above_by_the_name_itself_or_by_string() -> None:
 
     assert Mixed.schema()["B"] == am.State(require=["A"], add=["A", "C"], remove=["D"], after=["A"])
     assert all(type(name) is str for name in Mixed.schema()["B"].require)
+
+
+def test_an_on_timeout_names_a_state_above_by_the_name_itself_or_any_by_string() -> None:
+    class Net(am.States):
+        Slow: str = am.state()
+        Connecting: str = am.state(timeout=2.5, on_timeout=Slow)
+        Reading: str = am.state(timeout=5, on_timeout="Late")
+        Late: str = am.state()
+
+    class Slower(Net):
+        Connecting: str = am.state(extend=True, timeout=5)
+
+    assert Net.schema()["Connecting"] == am.State(timeout=2.5, on_timeout="Slow")
+    assert Net.schema()["Reading"] == am.State(timeout=5, on_timeout="Late")
+    assert Slower.schema()["Connecting"] == am.State(timeout=5, on_timeout="Slow")
 
 
 def test_relations_take_a_whole_group_by_its_name() -> None:
