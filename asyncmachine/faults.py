@@ -47,7 +47,7 @@ class Faults:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._in_work = False
-        """True while the error of a piece of work is made the machine's: what fails then has no caller either."""
+        """True while a mutation runs that nobody's call has made, such as one for the error of a piece of work."""
         self.err: BaseException | None = None
         """The last one."""
         self.count: int = 0
@@ -89,11 +89,21 @@ class Faults:
         origin = (cause.called_states, cause.states_before) if cause else ((), ())
         request, source = self._host.planner.requests.of(ADD, EXCEPTION), cause.as_source() if cause else None
         mutation = new_mutation(request, source=source, error=ExceptionArgs(err, name, *origin))
+        self.submit_uncalled(mutation, f"the error of {name} could not be handled")
+
+    def submit_uncalled(self, mutation: Mutation, failed: str, *, prepend: bool = False) -> None:
+        """Submit a mutation that nobody's call has made; what fails in it has no caller it could be raised to.
+
+        Args:
+            mutation: the mutation.
+            failed: what is reported if it raises.
+            prepend: have it run before what waits.
+        """
         outer, self._in_work = self._in_work, True
         try:
-            self._host.submit(mutation)
+            self._host.submit(mutation, prepend=prepend)
         except Exception as failure:  # noqa: BLE001 - reported; here, too, there is no caller it could go to
-            self.report(f"the error of {name} could not be handled", failure)
+            self.report(failed, failure)
         finally:
             self._in_work = outer
 
