@@ -168,8 +168,8 @@ class Executor:
     def _run_seen(self, mutation: Mutation, plan: Plan) -> Result:  # noqa: C901, PLR0912 - one frame, for speed
         """Carry a mutation out with all a transition does, in its order."""
         host, subscriptions, trail = self._host, self._subscriptions, self._live.trail
-        if plan.has_works and not mutation.is_check:
-            # Said before anything has changed: a state must not be active without the work it stands for.
+        if plan.needs_loop and not mutation.is_check:
+            # Said before anything has changed: a state must not be active without the work it stands for, or for ever.
             host.home.bind_loop()
         if trail is None or (place := len(trail.moves)) >= Trail.LENGTH:
             trail, place = self._live.begin_trail(), 0
@@ -203,7 +203,7 @@ class Executor:
                 is_heard = (
                     subscriptions.waited & transition.plan.mask or subscriptions.queries or transition.rolled_back
                 )
-                if is_heard or plan.has_works or self.tracers is not None or self.callback is not None:
+                if is_heard or plan.has_tail or self.tracers is not None or self.callback is not None:
                     self._close(transition)
             finally:
                 self.transition = None
@@ -404,7 +404,7 @@ class Executor:
         self.tell("transition_end", transition)
         if changed and self.callback is not None:
             self.tell_change(transition.time_before, transition.time_after)
-        if plan.has_works and transition.committed:
+        if plan.has_tail and transition.committed:
             self._start_all(transition)
 
     def tell_change(self, before: Time, after: Time) -> None:

@@ -120,15 +120,17 @@ class Plan:
         "exits",
         "finals",
         "flips",
-        "has_works",
+        "has_tail",
         "is_bare",
         "mask",
         "missing",
+        "needs_loop",
         "negotiation",
         "planner",
         "request",
         "ticked",
         "ticks",
+        "timed",
     )
 
     def __init__(self, planner: Planner, before: ActiveSet, request: Request, after: ActiveSet) -> None:
@@ -159,11 +161,16 @@ class Plan:
         self.finals: tuple[Call, ...] = ()
         self.deeds: tuple[BoundCall, ...] = ()
         """The plain functions that act, one by one."""
-        self.has_works: bool = False
+        self.timed: tuple[int, ...] = _listed(self.ticked, self.mask & planner.timed)
+        """Positions of the states with a timeout that tick."""
+        self.has_tail: bool = bool(self.timed)
+        """True if something outlasts the transition: work to start, timeouts to start or stop."""
+        self.needs_loop: bool = any([i in self.enters for i in self.timed])
+        """True if something is started that lives on a loop: work, or a timeout."""
         if planner.table.named:
             self.set_calls(planner.negotiation(self), planner.finals(self))
-        self.is_bare: bool = not self.negotiation and not self.finals
-        """True if there is no handler to call: nobody then sees the transition, unless someone watches the machine."""
+        self.is_bare: bool = not self.negotiation and not self.finals and not self.timed
+        """True if no handler is called and no timeout touched: nobody sees the transition who does not watch all."""
         self.executed: Result = EXECUTED
         """The result of a mutation that is not auto, once the plan has been carried out."""
         if removing and after.mask & request.mask:
@@ -174,7 +181,8 @@ class Plan:
         self.negotiation, self.finals = tuple(negotiation), tuple(finals)
         self.asks = _steps(self.negotiation)
         self.deeds = _steps(self.finals)
-        self.has_works = any([call.works for call in self.finals])
+        if any([call.works for call in self.finals]):
+            self.has_tail = self.needs_loop = True
 
     def accepts(self, mutation: Mutation) -> bool:
         """Tell whether relations allow the mutation."""
@@ -250,13 +258,16 @@ class Planner:
         self.table: HandlerTable = table
         self.multi: int
         self.auto_states: int
+        self.timed: int
         self.requests: Requests
         if base is None:
             self.multi = sum(1 << i for i, value in enumerate(schema.values()) if value.multi)
             self.auto_states = sum(1 << i for i, value in enumerate(schema.values()) if value.auto)
+            self.timed = sum(1 << i for i, value in enumerate(schema.values()) if value.timeout is not None)
             self.requests = Requests(schema)
         else:
-            self.multi, self.auto_states, self.requests = base.multi, base.auto_states, base.requests
+            self.multi, self.auto_states, self.timed = base.multi, base.auto_states, base.timed
+            self.requests = base.requests
         self._schema = schema
         self._base = base
         self._bound = bound

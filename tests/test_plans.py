@@ -384,7 +384,8 @@ def test_a_plan_holds_the_ticks_and_the_bound_calls_alone() -> None:
     ]
     (call,) = plan.finals
     assert (call.kind, call.handlers, call.works) == (CallKind.STATE, (PLAIN,), (WORK,))
-    assert plan.has_works
+    assert plan.has_tail
+    assert plan.needs_loop
     assert [(fn, of.name) for fn, _, of in plan.asks] == [("plain", "FooBar"), ("plain", "AnyEnter")]
     assert [(fn, handler, of) for fn, handler, of in plan.deeds] == [("plain", PLAIN, call)]
 
