@@ -33,6 +33,7 @@ from asyncmachine.errors import (
     MachineThreadError,
     SchemaError,
     SnapshotError,
+    StateTimeoutError,
     UnknownStateError,
 )
 from asyncmachine.logs import LogLevel
@@ -44,6 +45,7 @@ from asyncmachine.running import run
 from asyncmachine.schema import ANY, EXCEPTION, Schema, SchemaLike, State, StateDict, States, group, state
 from asyncmachine.snapshot import Snapshot, Statistics
 from asyncmachine.threadsafe import Threadsafe
+from asyncmachine.timeouts import TimeoutArgs
 from asyncmachine.transition import Step, StepType, Transition
 from asyncmachine.waits import expect, wait_all, wait_any
 from asyncmachine.watchdog import Watchdog
@@ -79,6 +81,7 @@ __all__ = [
     "Source",
     "State",
     "StateDict",
+    "StateTimeoutError",
     "States",
     "Statistics",
     "Step",
@@ -86,6 +89,7 @@ __all__ = [
     "Threadsafe",
     "Time",
     "TimeIndex",
+    "TimeoutArgs",
     "Tracer",
     "Transition",
     "UnknownStateError",

@@ -28,6 +28,7 @@ from asyncmachine.relations import Resolver, broken_relations
 from asyncmachine.schema import Schema
 from asyncmachine.snapshot import Snapshot
 from asyncmachine.subscriptions import Subscriptions
+from asyncmachine.timeouts import Timeouts, changed_timeouts
 from asyncmachine.tracing import Tracers
 from asyncmachine.work import Works
 
@@ -65,6 +66,7 @@ class Core:
         self.dispose_callbacks: list[Callable[[Any], object]] = []
         self.on_gone: Callable[[], object] | None = None
         self.text_log: TextLog | None = None
+        self.timeouts: Timeouts | None = None
         self.handler_timeout: float | None = None
         self.dispose_timeout: float = 1.0
         self.raise_errors = False
@@ -158,6 +160,12 @@ class Core:
             self.text_log.write(LogLevel.OPS, "[handler] %s", handler.name)
         self.works.start_handler(handler, event, context)
 
+    def follow_timeouts(self, states: Iterable[int]) -> None:
+        """Start the timeouts of those of the states that are active, and stop the others'."""
+        if self.timeouts is None:
+            self.timeouts = Timeouts(self)
+        self.timeouts.follow(states)
+
     def raise_in_caller(self, err: BaseException) -> bool:
         """Have an error raised in the caller, if errors are to be raised and there is one."""
         if not self.raise_errors or not self.actor.has_caller:
@@ -195,6 +203,8 @@ class Core:
         problems = snapshot.problems(self.id, names) or broken_relations(live.schema, snapshot.active)
         if problems:
             raise SnapshotError(f"this snapshot cannot be restored: {'; '.join(problems)}")
+        if any(live.schema[name].timeout is not None for name in snapshot.active):
+            self.home.bind_loop()
         before = Time(live.ticks)
         ticked = [i for i, tick in enumerate(snapshot.ticks) if tick != before[i]]
         live.ticks[:] = snapshot.ticks
@@ -204,6 +214,9 @@ class Core:
         self.queue.tick = snapshot.queue_tick
         live.machine_tick = snapshot.machine_tick + 1
         self.contexts.cancel([i for i in ticked if (before[i] - snapshot.ticks[i]) % 2])
+        if self.planner.timed:
+            # The time of a state that was active there begins anew: nobody knows how long the machine was away.
+            self.follow_timeouts(range(len(names)))
         self.subscriptions.notify(ticked, None, None)
         self.subscriptions.notify_queue()
         if ticked:
@@ -220,12 +233,17 @@ class Core:
         problems = [f"{broken}, but it is active" for broken in broken_relations(grown, active)]
         if problems:
             raise SchemaError(problems)
+        retimed = changed_timeouts(live, grown)
+        if any(grown[old.names[i]].timeout is not None for i in retimed):
+            self.home.bind_loop()
         if self._registry is not None:
             self._registry.rebind(grown)
         live.schema, live.index = grown, grown.index
         live.ticks += [0] * (len(grown) - len(old))
         live.trail = None
         self.plan_with(Planner.of(grown, self._make_resolver))
+        if retimed:
+            self.follow_timeouts(retimed)
         self.tell("schema_change", self.machine, old)
 
     def plan_with(self, planner: Planner) -> None:
@@ -244,6 +262,8 @@ class Core:
         """Take no mutation any more, and cancel those that wait."""
         self.live.closed = True
         self.actor.cancel_all(DISPOSED)
+        if self.timeouts is not None:
+            self.timeouts.stop()
 
     def say_goodbye(self) -> None:
         for callback in self.dispose_callbacks:

@@ -21,6 +21,7 @@ __all__ = [
     "MachineThreadError",
     "SchemaError",
     "SnapshotError",
+    "StateTimeoutError",
     "UnknownStateError",
 ]
 
@@ -90,8 +91,23 @@ class SnapshotError(AsyncMachineError, ValueError):
     """A snapshot that does not fit the machine it is restored into."""
 
 
+class StateTimeoutError(AsyncMachineError, TimeoutError):
+    """A state was active for longer than its timeout, and has an error state as its `on_timeout`.
+
+    >>> err = am.StateTimeoutError("Connecting", 2.5)
+    >>> str(err), err.state, err.timeout
+    ('Connecting was still active after 2.5 s', 'Connecting', 2.5)
+    """
+
+    def __init__(self, state: str, timeout: float) -> None:
+        self.state: str = state
+        self.timeout: float = timeout
+        super().__init__(f"{state} was still active after {timeout} s")
+
+
 def _remake(kind: type[AsyncMachineError], args: tuple[Any, ...], attributes: Mapping[str, Any]) -> AsyncMachineError:
     err = kind.__new__(kind, *args)
+    err.args = args  # the system's own errors, such as TimeoutError, take them no sooner than in `__init__`
     err.__dict__.update(attributes)
     return err
 

@@ -54,6 +54,8 @@ class Host(Protocol):
 
     def start_work(self, handler: Handler, event: EventOf[Any], context: int) -> None: ...
 
+    def follow_timeouts(self, states: Iterable[int]) -> None: ...
+
     @property
     def id(self) -> str: ...
 
@@ -372,6 +374,8 @@ class Executor:
         for call in plan.planner.ends(plan.planner.resolver.order(fallen)):
             self._act([(handler.fn, handler, call) for handler in call.handlers], transition)
             self._start(call, MACHINE, transition)
+        if self.planner.timed:
+            self._host.follow_timeouts(fallen)
         transition.at = failed
 
     def _lacking(self) -> list[int]:
@@ -395,7 +399,7 @@ class Executor:
         self._contexts.cancel(states)
 
     def _close(self, transition: Transition[Any]) -> None:
-        """Tell whoever waits or watches, then start the work of the states that are active."""
+        """Tell whoever waits or watches, then start the work and the timeouts of the states that are active."""
         plan, undone = transition.plan, transition.rolled_back
         changed = transition.committed and plan.changes
         if changed:
@@ -405,6 +409,8 @@ class Executor:
         if changed and self.callback is not None:
             self.tell_change(transition.time_before, transition.time_after)
         if plan.has_tail and transition.committed:
+            if plan.timed:
+                self._host.follow_timeouts(plan.timed)
             self._start_all(transition)
 
     def tell_change(self, before: Time, after: Time) -> None:

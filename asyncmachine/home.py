@@ -69,8 +69,8 @@ class Home:
             loop = get_running_loop()
         except RuntimeError:
             raise MachineLoopError(
-                f"the machine {self._host.id} needs a running event loop for this (futures of when_…, state contexts "
-                "and async work live on one); call it from a coroutine, such as one given to am.run(main)"
+                f"the machine {self._host.id} needs a running event loop for this (futures of when_…, state contexts, "
+                "async work and timeouts live on one); call it from a coroutine, such as one given to am.run(main)"
             ) from None
         if loop is self._loop:
             return loop

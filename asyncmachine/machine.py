@@ -209,6 +209,7 @@ class Machine(MachineApi):
             transitions=core.executor.count,
             canceled=core.executor.canceled,
             errors=core.faults.count,
+            timeouts=0 if core.timeouts is None else len(core.timeouts),
         )
 
     @override

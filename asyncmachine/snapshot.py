@@ -123,6 +123,7 @@ class Statistics:
         transitions: how many transitions there have been, checks and canceled ones included.
         canceled: how many of those were canceled.
         errors: how many errors there have been.
+        timeouts: active states that have a timeout.
     """
 
     queued: int
@@ -133,3 +134,4 @@ class Statistics:
     transitions: int
     canceled: int
     errors: int
+    timeouts: int = 0

@@ -17,6 +17,8 @@ def made(kind: type[am.AsyncMachineError]) -> am.AsyncMachineError:
         return kind(["Foo is wrong", "Bar is wrong"])
     if issubclass(kind, am.UnknownStateError):
         return kind("Fooo", ["Foo"])
+    if issubclass(kind, am.StateTimeoutError):
+        return kind("Foo", 2.5)
     return kind("it went wrong")
 
 
@@ -31,6 +33,7 @@ def test_the_tree_has_every_public_error() -> None:
         "MachineThreadError",
         "SchemaError",
         "SnapshotError",
+        "StateTimeoutError",
         "UnknownStateError",
     }
 
@@ -52,6 +55,7 @@ def test_every_error_can_be_caught_as_the_base(kind: type[am.AsyncMachineError])
         (am.MachineThreadError, RuntimeError),
         (am.SchemaError, ValueError),
         (am.SnapshotError, ValueError),
+        (am.StateTimeoutError, TimeoutError),
         (am.UnknownStateError, LookupError),
     ],
 )
