@@ -331,6 +331,14 @@ class Subscriptions:
             self._enter(waiter, self._disposal)
         return waiter
 
+    def watch(self, waiter: Waiter, state: int) -> None:
+        """Register a waiter of another kind, asked whenever the state has ticked, from now on."""
+        waiter.buckets = ()
+        if self._live.closed:
+            self._fail(waiter)
+        else:
+            self._enter(waiter, self.by_state.setdefault(state, {}))
+
     def notify(self, ticked: Iterable[int], plan: Plan | None, mutation: Mutation | None) -> None:
         """Wake the waiters whose condition has come true, of the states that ticked."""
         waited, asked, several = self.waited, self.queries, False
