@@ -34,6 +34,8 @@ from asyncmachine.errors import (
     SchemaError,
     SnapshotError,
     StateTimeoutError,
+    StreamBusyError,
+    StreamOverflowError,
     UnknownStateError,
 )
 from asyncmachine.logs import LogLevel
@@ -44,6 +46,7 @@ from asyncmachine.relations import RelationsResolver, RelationStep, Resolver, br
 from asyncmachine.running import run
 from asyncmachine.schema import ANY, EXCEPTION, Schema, SchemaLike, State, StateDict, States, group, state
 from asyncmachine.snapshot import Snapshot, Statistics
+from asyncmachine.streams import Stream
 from asyncmachine.threadsafe import Threadsafe
 from asyncmachine.timeouts import TimeoutArgs
 from asyncmachine.transition import Step, StepType, Transition
@@ -86,6 +89,9 @@ __all__ = [
     "Statistics",
     "Step",
     "StepType",
+    "Stream",
+    "StreamBusyError",
+    "StreamOverflowError",
     "Threadsafe",
     "Time",
     "TimeIndex",

@@ -22,6 +22,8 @@ __all__ = [
     "SchemaError",
     "SnapshotError",
     "StateTimeoutError",
+    "StreamBusyError",
+    "StreamOverflowError",
     "UnknownStateError",
 ]
 
@@ -103,6 +105,14 @@ class StateTimeoutError(AsyncMachineError, TimeoutError):
         self.state: str = state
         self.timeout: float = timeout
         super().__init__(f"{state} was still active after {timeout} s")
+
+
+class StreamBusyError(AsyncMachineError, RuntimeError):
+    """A stream was read by two tasks at once."""
+
+
+class StreamOverflowError(AsyncMachineError, RuntimeError):
+    """A stream that may drop nothing was read too slowly, and has ended."""
 
 
 def _remake(kind: type[AsyncMachineError], args: tuple[Any, ...], attributes: Mapping[str, Any]) -> AsyncMachineError:

@@ -35,6 +35,8 @@ from asyncmachine.mutation import (
 from asyncmachine.relations import Resolver
 from asyncmachine.schema import Schema, SchemaLike
 from asyncmachine.snapshot import Snapshot, Statistics
+from asyncmachine.streams import Host as StreamHost
+from asyncmachine.streams import StreamApi, TransitionTap
 from asyncmachine.threadsafe import Threadsafe
 from asyncmachine.transition import Transition
 from asyncmachine.work import Work, as_coroutine_function, limit_key
@@ -57,7 +59,7 @@ class Event(EventOf["Machine"]):
         return work
 
 
-class Machine(MachineApi):
+class Machine(MachineApi, StreamApi["Machine"]):
     """A state machine: many states active at once, relations between them, handlers, subscriptions, contexts.
 
     Args:
@@ -362,7 +364,8 @@ class Machine(MachineApi):
     @property
     @override
     def tracers(self) -> tuple[Tracer, ...]:
-        return tuple(tracer for tracer in self._core.tracers if tracer is not self._core.text_log)
+        own = self._core.text_log
+        return tuple(t for t in self._core.tracers if t is not own and not isinstance(t, TransitionTap))
 
     @property
     def log_level(self) -> LogLevel:
@@ -453,6 +456,10 @@ class Machine(MachineApi):
         self.add_breakpoint(added or (), removed or (), strict=strict, action=action)
 
     # Waiting, contexts, work.
+
+    @override
+    def _stream_host(self) -> StreamHost:
+        return self._core
 
     @override
     def state_ctx(self, state: str) -> anyio.CancelScope:

@@ -363,6 +363,6 @@ class ReadApi(ABC):
             tick = self.tick(name)
             lines += [f"{tick % 2} {name}", f"    |Tick     {tick}"]
             for key, value in self.schema[name].to_dict().items():
-                shown = "true" if value is True else " ".join(value) if isinstance(value, list) else str(value)
+                shown = "true" if value is True else str(value) if "timeout" in key else " ".join(value)
                 lines.append(f"    |{key.capitalize():<8} {shown}")
         return "\n".join(lines)

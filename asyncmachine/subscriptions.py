@@ -337,7 +337,7 @@ class Subscriptions:
         if self._live.closed:
             self._fail(waiter)
         else:
-            self._enter(waiter, self.by_state.setdefault(state, {}))
+            self._enter(waiter, self._bucket(state))
 
     def notify(self, ticked: Iterable[int], plan: Plan | None, mutation: Mutation | None) -> None:
         """Wake the waiters whose condition has come true, of the states that ticked."""

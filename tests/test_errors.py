@@ -34,6 +34,8 @@ def test_the_tree_has_every_public_error() -> None:
         "SchemaError",
         "SnapshotError",
         "StateTimeoutError",
+        "StreamBusyError",
+        "StreamOverflowError",
         "UnknownStateError",
     }
 
@@ -56,6 +58,8 @@ def test_every_error_can_be_caught_as_the_base(kind: type[am.AsyncMachineError])
         (am.SchemaError, ValueError),
         (am.SnapshotError, ValueError),
         (am.StateTimeoutError, TimeoutError),
+        (am.StreamBusyError, RuntimeError),
+        (am.StreamOverflowError, RuntimeError),
         (am.UnknownStateError, LookupError),
     ],
 )
