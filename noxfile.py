@@ -91,6 +91,7 @@ def types(session: nox.Session) -> None:
     install(session, "types", extras="[uvloop,examples]")
     session.run("mypy", "asyncmachine", "tests/typing", "examples")
     session.run("pyright", "--pythonpath", shutil.which("python", path=session.bin) or "python")
+    session.run("python", "tests/typing/hover.py")
     # Types as users see them: of the installed package, every public name known.
     session.chdir(session.create_tmp())
     session.run("pyright", "--verifytypes", "asyncmachine", "--ignoreexternal")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, assert_type
@@ -39,6 +39,9 @@ class ClientStates(BasicStates):
     Message: str = am.state(multi=True, after=(Connected,), tags=["net"])
     Ready: str = am.state(extend=True, require=[Connected])
     Linked = am.group(Connecting, Connected)
+    ErrSlow: str = am.state(require=[am.EXCEPTION])
+    Handshake: str = am.state(timeout=2.5, on_timeout=ErrSlow, remove=[Connected])
+    Idle: str = am.state(timeout=60)
 
 
 assert_type(ClientStates.Connected, str)
@@ -61,6 +64,9 @@ def schemas() -> None:
     assert_type(am.Schema.of(like), am.Schema)
     assert_type(am.Schema.from_json(by_value.to_json()), am.Schema)
     assert_type(am.State(auto=True).extend(am.State()), am.State)
+    timed: am.StateDict = {"timeout": 2.5, "on_timeout": "Bar"}
+    assert_type(am.State(timeout=2, on_timeout="Foo").timeout, float | None)
+    assert_type(am.Schema({"Foo": timed, "Bar": {"timeout": None}})["Foo"].on_timeout, str | None)
     am.Machine(ClientStates)
     am.Machine(by_value)
     am.Machine(states)
@@ -113,6 +119,16 @@ class ClientHandlers:
         assert_type(args.handler, str | None)
         assert_type(args.called, tuple[str, ...])
         self.log.append(args.traceback)
+
+    def ErrSlowState(self, e: am.Event) -> None:
+        late = e.arg(am.TimeoutArgs)
+        assert_type(late.state, str)
+        assert_type(late.timeout, float)
+        assert_type(late.tick, int)
+        assert_type(late.since, float)
+        if isinstance(e.machine.err, am.StateTimeoutError):
+            assert_type(e.machine.err.state, str)
+            assert_type(e.machine.err.timeout, float)
 
     @am.on.state(ClientStates.Message, limit=4)
     async def on_message(self, e: am.Event) -> None:
@@ -264,6 +280,33 @@ async def waiting(mach: am.Machine) -> None:
     assert_type(await mach.wait_any(mach.when1("Start"), mach.when_err()), int)
     done, _ = await asyncio.wait({mach.when1("Start"), mach.when1("Ready")}, return_when=asyncio.FIRST_COMPLETED)
     assert_type(done.pop().result(), int)
+
+
+# Streams.
+
+
+async def following(mach: am.Machine) -> int:
+    async for transition in mach.transitions():
+        assert_type(transition, am.Transition[am.Machine])
+        assert_type(transition.machine, am.Machine)
+        assert_type(transition.called_states, tuple[str, ...])
+        assert_type(transition.mutation.arg(Conn).addr, str)
+    async with mach.activations(ClientStates.Message, maxsize=16, overflow="error") as ticks:
+        assert_type(ticks, am.Stream[int])
+        assert_type(await anext(ticks), int)
+        assert_type([tick async for tick in ticks], list[int])
+    refused = mach.transitions("Start", ClientStates.Linked, accepted=False, overflow="drop_newest")
+    assert_type(refused, am.Stream[am.Transition[am.Machine]])
+    assert_type(refused.dropped, int)
+    assert_type(refused.buffered, int)
+    assert_type(refused.is_ended, bool)
+    refused.close()
+    await refused.aclose()
+    iterator: AsyncIterator[int] = mach.activations("Start")
+    try:
+        return await anext(iterator)
+    except (am.StreamOverflowError, am.StreamBusyError):
+        return mach.statistics().timeouts
 
 
 # Contexts and work.

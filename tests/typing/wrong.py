@@ -29,12 +29,19 @@ class Doors(am.States):
     Closed: str = am.state(remove=[1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
     Locked: str = am.state(removes=[Open])  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Broken: int = am.state()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    Late: str = am.state(timeout="2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Later: str = am.state(timeout=2, on_timeout=[Open])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Latest: str = am.state(timeout=2, on_timout=Open)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     All = am.group(Open, 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def declaring() -> None:
     Doors.Opened  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
     am.State(auto="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    am.State(timeout="2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    am.State(timeout=2, on_timeout=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    seconds: float = am.State(timeout=2).timeout  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    am.Schema({"Foo": {"timeout": "2"}})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
     am.State(["Foo"])  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
     am.State().auto = True  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
     am.Schema({"Foo": 5})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
@@ -104,6 +111,32 @@ async def waiting(mach: am.Machine) -> None:
     mach.fork(waiting, "door")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     mach.fork(waiting, mach, state=0)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     am.run(waiting)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def following(mach: am.Machine) -> None:
+    mach.activations("Open", "Closed")  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
+    mach.activations(["Open"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    mach.transitions(maxsize="many")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    mach.transitions(overflow="drop")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    mach.transitions(accepted="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    mach.transitions(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    mach.transitions().dropped = 0  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    for _ in mach.activations("Open"):  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues]
+        pass
+    async for name in mach.activations("Open"):
+        opened: str = name  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    with mach.transitions():  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues]
+        pass
+    ticks: am.Stream[str] = mach.activations("Open")  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+def timed(e: am.Event) -> None:
+    e.arg(am.TimeoutArgs).seconds  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    e.arg(am.TimeoutArgs).tick = 1  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    since: int = e.arg(am.TimeoutArgs).since  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    am.StateTimeoutError("Open")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    conn: str = e.arg(Conn)  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    e.fork(following)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def handling(mach: am.Machine) -> None:
