@@ -128,6 +128,13 @@ async def test_transitions_are_chosen_by_the_states_they_touch() -> None:
     assert waiting(done) == ["add Bar canceled", "add Multi Bar", "remove Foo", "add Exception"]
 
 
+async def test_a_state_that_would_have_come_along_is_not_touched() -> None:
+    mach = am.Machine({"Foo": {"add": ["Bar"]}, "Bar": {}}, handlers={"FooEnter": lambda e: False})
+    foo, bar = mach.transitions("Foo"), mach.transitions("Bar")
+    mach.add1("Foo")
+    assert (waiting(foo), waiting(bar)) == (["add Foo canceled"], [])
+
+
 async def test_a_state_that_falls_with_a_failed_one_is_touched() -> None:
     def fail(e: am.Event) -> None:
         if e.machine.is1("Foo"):
@@ -450,7 +457,7 @@ def test_a_stream_outlives_its_loop_and_disturbs_nobody(loop_factory: LoopFactor
     loop.run_until_complete(turns())
     loop.close()
     assert mach.add1("Foo") == am.Result.EXECUTED
-    assert streams[0].buffered == 1
+    assert (streams[0].buffered, streams[0].is_ended) == (1, False)
     mach.dispose()
     assert streams[0].is_ended
     with contextlib.suppress(RuntimeError):

@@ -248,6 +248,17 @@ async def test_handlers_of_the_error_have_the_args_of_both(caplog: pytest.LogCap
     assert texts(caplog) == []
 
 
+@in_virtual_time
+async def test_who_is_told_of_the_error_is_in_no_transition_either() -> None:
+    mach = am.Machine({"Foo": {"timeout": 2.5, "on_timeout": "Exception"}, "Noted": {}})
+    sources: list[am.Source | None] = []
+    mach.bind_handlers({"NotedState": lambda e: sources.append(e.mutation.source), "ExceptionState": lambda e: None})
+    mach.on_error(lambda machine, _: machine.add1("Noted"))
+    mach.add1("Foo")
+    await mach.when1("Noted")
+    assert sources == [None]
+
+
 # What stands in its way.
 
 
