@@ -547,8 +547,8 @@ class Machine(MachineApi, StreamApi["Machine"]):
     def restore(self, snapshot: Snapshot | Mapping[str, Any]) -> None:
         """Take on the state a machine of this id and schema had; no handler is called.
 
-        Contexts of states that flip are cancelled, waiters are woken. `machine_tick` goes on by one, and
-        `MachineRestored` is added where the schema has it.
+        Contexts of states that flip are cancelled, waiters are woken, and the time of states with a timeout begins
+        anew. `machine_tick` goes on by one, and `MachineRestored` is added where the schema has it.
 
         Args:
             snapshot: what `export` gave, or the mapping that became of it in JSON.
@@ -556,6 +556,7 @@ class Machine(MachineApi, StreamApi["Machine"]):
         Raises:
             SnapshotError: the snapshot is of another machine, or its states could not be active together.
             MachineBusyError: a transition runs or mutations wait.
+            MachineLoopError: no loop is running, and a state that is active in the snapshot has a timeout.
 
         >>> saved = am.Machine({"Foo": {}}, id="door").export()
         >>> door = am.Machine({"Foo": {}}, id="door")
@@ -573,12 +574,15 @@ class Machine(MachineApi, StreamApi["Machine"]):
     def set_schema(self, schema: SchemaLike) -> None:
         """Give the machine more states, and new relations. Old states keep their order and their ticks.
 
+        The time of an active state whose timeout is another one begins anew.
+
         Args:
             schema: has all states of the present one, and any number more.
 
         Raises:
             SchemaError: a state would go, or active states would be in conflict.
             MachineBusyError: a transition runs or mutations wait.
+            MachineLoopError: no loop is running, and an active state gets a timeout.
 
         >>> door = am.Machine({"Open": {}})
         >>> door.set_schema({"Open": {}, "Locked": {"remove": ["Open"]}})

@@ -16,6 +16,9 @@ import anyio.to_thread
 import pytest
 import uvloop
 from conftest import turns
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import NAMES, behaving, behaviours, operations, schemas
 from virtual import VirtualLoop, in_virtual_time
 
 import asyncmachine as am
@@ -542,6 +545,31 @@ def test_a_new_timeout_of_an_active_state_needs_a_loop() -> None:
     mach.remove1("Foo")
     mach.set_schema({"Foo": {"timeout": 5}})
     assert mach.schema["Foo"].timeout == 5
+
+
+# The law.
+
+
+@given(schemas, st.dictionaries(st.sampled_from(NAMES), st.integers(1, 5)), operations, behaviours)
+def test_just_the_active_states_with_a_timeout_have_a_timer(
+    schema: dict[str, am.State],
+    timeouts: dict[str, int],
+    ops: list[tuple[str, list[str]]],
+    behaviour: dict[str, str],
+) -> None:
+    """Whatever is asked for, whatever relations, vetoes and errors make of it."""
+
+    @in_virtual_time
+    async def run() -> None:
+        timed = {name: state.extend(am.State(timeout=timeouts.get(name))) for name, state in schema.items()}
+        mach = am.Machine(timed, handlers={"ExceptionState": lambda e: None, **behaving(behaviour, [])})
+        for method, states in ops:
+            getattr(mach, method)(states)
+            assert mach.statistics().timeouts == sum(mach.is1(name) for name in timeouts)
+        await mach.dispose()
+        assert mach.statistics().timeouts == 0
+
+    run()
 
 
 # What is left.
