@@ -44,10 +44,12 @@ Overflow: TypeAlias = Literal["drop_oldest", "drop_newest", "error"]
 class Host(Protocol):
     """The machine, seen from its streams."""
 
-    id: str
     home: Home
     live: Live
     subscriptions: Subscriptions
+
+    @property
+    def id(self) -> str: ...
 
     @property
     def logger(self) -> logging.Logger: ...
