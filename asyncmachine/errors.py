@@ -60,9 +60,9 @@ class UnknownStateError(AsyncMachineError, LookupError):
     asyncmachine.UnknownStateError: 'Fooo' is no state of this machine; did you mean 'Foo'?
     """
 
-    def __init__(self, state: str, known: Iterable[str]) -> None:
+    def __init__(self, state: str, known: Iterable[str], of: str = "this machine") -> None:
         self.state = state
-        super().__init__(f"{state!r} is no state of this machine{did_you_mean(state, known)}")
+        super().__init__(f"{state!r} is no state of {of}{did_you_mean(state, known)}")
 
 
 class HandlerError(AsyncMachineError, TypeError):

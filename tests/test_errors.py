@@ -102,6 +102,11 @@ def test_an_unknown_state_is_named_with_the_closest_ones(state: str, hint: str) 
     assert caught.value.state == state
 
 
+def test_an_unknown_state_may_be_said_to_be_missing_elsewhere() -> None:
+    err = am.UnknownStateError("Baz", ["Bar"], "the other machine")
+    assert str(err) == "'Baz' is no state of the other machine; did you mean 'Bar'?"
+
+
 def test_an_unknown_state_leaves_the_machine_as_it_was() -> None:
     mach = am.Machine({"Foo": {}})
     with pytest.raises(am.UnknownStateError):
