@@ -92,8 +92,8 @@ class MachineApi(WaitApi, MutationApi):
         """Have `callback(mach, before, after)` called whenever the clock changed."""
 
     @abstractmethod
-    def on_dispose(self, callback: Callable[[Any], object]) -> None:
-        """Have `callback(mach)` called when the machine is disposed."""
+    def on_dispose(self, callback: Callable[[Any], object]) -> Callable[[], object]:
+        """Have `callback(mach)` called when the machine is disposed; gives what takes this back."""
 
     @abstractmethod
     def add_breakpoint(

@@ -63,7 +63,7 @@ class Core:
         self._id = id
         self.children: dict[MachineApi, None] = {}
         self.breakpoints: list[Breakpoint] = []
-        self.dispose_callbacks: list[Callable[[Any], object]] = []
+        self.dispose_callbacks: dict[object, Callable[[Any], object]] = {}
         self.on_gone: Callable[[], object] | None = None
         self.text_log: TextLog | None = None
         self.timeouts: Timeouts | None = None
@@ -266,7 +266,7 @@ class Core:
             self.timeouts.stop()
 
     def say_goodbye(self) -> None:
-        for callback in self.dispose_callbacks:
+        for callback in list(self.dispose_callbacks.values()):
             try:
                 callback(self.machine)
             except Exception as err:  # noqa: BLE001 - reported; the others are called all the same

@@ -409,14 +409,19 @@ class Machine(MachineApi, StreamApi["Machine"]):
         self._core.executor.callback = callback
 
     @override
-    def on_dispose(self, callback: Callable[[Machine], object]) -> None:
+    def on_dispose(self, callback: Callable[[Machine], object]) -> Callable[[], object]:
         """Have `callback(mach)` called when the machine is disposed, after its work has ended.
 
+        Returns:
+            A function that takes this back, for those who are done before the machine is.
+
         >>> with am.Machine({"Foo": {}}, id="door") as door:
-        ...     door.on_dispose(lambda machine: print(f"{machine.id} is gone"))
+        ...     forget = door.on_dispose(lambda machine: print(f"{machine.id} is gone"))
         door is gone
         """
-        self._core.dispose_callbacks.append(callback)
+        key = object()  # the same callback may be given twice
+        self._core.dispose_callbacks[key] = callback
+        return partial(self._core.dispose_callbacks.pop, key, None)
 
     @override
     def add_breakpoint(

@@ -217,6 +217,17 @@ async def test_a_machine_with_all_there_is_is_disposed(caplog: pytest.LogCapture
     assert parent.children == ()
 
 
+async def test_a_callback_for_the_disposal_may_be_taken_back_once_for_each_time_it_was_given() -> None:
+    machine = am.Machine({"Foo": {}})
+    told: list[am.Machine] = []
+    forget = machine.on_dispose(told.append)
+    machine.on_dispose(told.append)
+    forget()
+    forget()
+    await machine.dispose()
+    assert told == [machine]
+
+
 @pytest.mark.usefixtures("impatient")
 async def test_the_end_of_the_queue_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
     machine = build()
