@@ -42,6 +42,7 @@ from asyncmachine.logs import LogLevel
 from asyncmachine.machine import Event, Machine
 from asyncmachine.marks import on
 from asyncmachine.mutation import ExceptionArgs, Mutation, MutationType, Result, Source
+from asyncmachine.pipes import Pipe, pipe, pipe_err, pipe_many
 from asyncmachine.relations import RelationsResolver, RelationStep, Resolver, broken_relations
 from asyncmachine.running import run
 from asyncmachine.schema import ANY, EXCEPTION, Schema, SchemaLike, State, StateDict, States, group, state
@@ -72,6 +73,7 @@ __all__ = [
     "MachineThreadError",
     "Mutation",
     "MutationType",
+    "Pipe",
     "RelationStep",
     "RelationsResolver",
     "Resolver",
@@ -110,6 +112,9 @@ __all__ = [
     "next_inactive",
     "next_inactive_in",
     "on",
+    "pipe",
+    "pipe_err",
+    "pipe_many",
     "run",
     "state",
     "wait_all",

@@ -21,7 +21,7 @@ def tiers() -> dict[str, int]:
     for line in ARCHITECTURE.read_text().splitlines():
         row = re.match(r"\| (\d+) \| ([^|]+) \|", line)
         if row:
-            for module in re.findall(r"`(\w+)\.py`", row[2]):
+            for module in re.findall(r"`([\w/]+)\.py`", row[2]):
                 assert module not in found, f"{module} stands in two tiers"
                 found[module] = int(row[1])
     return found
@@ -39,17 +39,28 @@ def imported(path: Path) -> set[str]:
     return {name for name in names if name.split(".")[0] == "asyncmachine"}
 
 
+def name_of(path: Path) -> str:
+    """Give the name of a module as the table has it: `queue`, `states/basic`."""
+    return path.relative_to(PACKAGE).with_suffix("").as_posix()
+
+
+def file_of(module: str) -> Path:
+    """Find the file of a module that is imported."""
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
 def test_every_module_stands_in_one_tier() -> None:
-    assert set(tiers()) == {path.stem for path in MODULES}
+    assert set(tiers()) == {name_of(path) for path in MODULES}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_module_imports_only_modules_of_lower_tiers(path: Path) -> None:
     known = tiers()
     for name in imported(path):
         assert name != "asyncmachine", f"{path.name} imports the package itself"
-        module = name.split(".")[1]
-        assert known[module] < known[path.stem], f"{path.name} (tier {known[path.stem]}) imports {module}"
+        module, tier = name_of(file_of(name)), known[name_of(path)]
+        assert known[module] < tier, f"{name_of(path)} (tier {tier}) imports {module}"
 
 
 @pytest.mark.parametrize("module", ["schema", "clock", "mutation", "relations", "queue", "transition"])
