@@ -254,6 +254,18 @@ class Core:
 
     # The end.
 
+    async def announce_end(self) -> None:
+        """Add Disposing, if there is such a state, and wait until whoever handles it is done and leaves it."""
+        if self.machine.has1("Disposing"):
+            await self.machine.add1("Disposing")
+            if self.is_bound("DisposingState"):
+                await self.machine.when_not1("Disposing")
+
+    def announce_end_now(self) -> None:
+        """Add Disposing, if there is such a state, without a loop."""
+        if self.machine.has1("Disposing"):
+            self.machine.add1("Disposing")
+
     def stop(self) -> None:
         if self.machine.has1("Start"):
             self.machine.remove1("Start")

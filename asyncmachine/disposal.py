@@ -37,6 +37,10 @@ class Host(Protocol):
     @property
     def is_idle(self) -> bool: ...
 
+    async def announce_end(self) -> None: ...
+
+    def announce_end_now(self) -> None: ...
+
     def stop(self) -> None: ...
 
     def close(self) -> None: ...
@@ -121,6 +125,7 @@ class Disposal:
         host = self._host
         try:
             await self._dispose_children()
+            await self._announce()
             self._stop()
             if not host.is_idle:
                 host.actor.resume()
@@ -152,10 +157,30 @@ class Disposal:
                     self._not_disposed(child, err)
             # What an interrupt or the end of a loop has left in the queue might never end.
             self._host.actor.cancel_all(Result(1, "disposed"))
+            self._announce_now()
             self._stop()
         finally:
             self._under_way = False
         self._finish()
+
+    def _announce_now(self) -> None:
+        try:
+            self._host.announce_end_now()
+        except Exception as err:  # noqa: BLE001 - the end of a machine is not stopped by its handlers
+            self._host.faults.report("adding Disposing at the end of the machine failed", err)
+
+    async def _announce(self) -> None:
+        """Have a machine with the state Disposing do what belongs to it, while it is still whole."""
+        host = self._host
+        with anyio.move_on_after(host.dispose_timeout) as scope:
+            try:
+                if not host.is_idle:
+                    host.actor.resume()
+                await host.announce_end()
+            except Exception as err:  # noqa: BLE001 - the end of a machine is not stopped by its handlers
+                host.faults.report("adding Disposing at the end of the machine failed", err)
+        if scope.cancelled_caught:
+            host.logger.warning("Disposing is still active after %s s; the disposal goes on", host.dispose_timeout)
 
     def _stop(self) -> None:
         try:
