@@ -89,12 +89,21 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check the types of the package, of the examples, and of programs users write."""
     install(session, "types", extras="[uvloop,examples]")
-    session.run("mypy", "asyncmachine", "tests/typing", "examples")
+    session.run("mypy", "asyncmachine", "tests/typing", "examples", "benchmarks")
     session.run("pyright", "--pythonpath", shutil.which("python", path=session.bin) or "python")
     session.run("python", "tests/typing/hover.py")
     # Types as users see them: of the installed package, every public name known.
     session.chdir(session.create_tmp())
     session.run("pyright", "--verifytypes", "asyncmachine", "--ignoreexternal")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Compare speed with that of others, and write docs/benchmarks.md and docs/benchmarks.svg."""
+    install(session, "bench")
+    # Run by its path, it does not import from the working directory: the wheel is what is measured.
+    options = session.posargs or ["--write", "docs"]
+    session.run("python", "benchmarks", "--all-rivals", *options)
 
 
 @nox.session
