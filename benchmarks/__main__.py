@@ -14,8 +14,10 @@ from time import perf_counter
 from _harness import FULL, QUICK, Answer, Question, measure
 from _picture import picture
 from _questions import questions
-from _report import line, page, raw
+from _report import line, missed, page, raw
 from _rivals import missing
+
+import asyncmachine
 
 
 def main() -> None:
@@ -27,19 +29,21 @@ def main() -> None:
     options = parser.parse_args()
     if options.all_rivals and (names := missing()):
         sys.exit(f"not installed: {', '.join(names)}")
+    print(f"Measuring {Path(asyncmachine.__file__).parent}")
     began, answered = perf_counter(), list[tuple[Question, list[Answer]]]()
     for question in questions():
         print(f"\n{question.text}", flush=True)
         answered.append((question, measure(question, QUICK if options.quick else FULL)))
         for answer in answered[-1][1]:
             print(line(question, answer), flush=True)
-    print(f"\n{perf_counter() - began:.0f} seconds")
+    print(f"\n{perf_counter() - began:.0f} seconds", *missed(answered), sep="\n")
     if options.json:
-        options.json.write_text(raw(answered))
+        options.json.write_text(raw(answered), encoding="utf-8")
     if options.write:
         options.write.mkdir(parents=True, exist_ok=True)
-        (options.write / "benchmarks.md").write_text(page(answered))
-        (options.write / "benchmarks.svg").write_text(picture([each for _, answers in answered for each in answers]))
+        drawn = picture([answer for _, answers in answered for answer in answers])
+        (options.write / "benchmarks.md").write_text(page(answered), encoding="utf-8")
+        (options.write / "benchmarks.svg").write_text(drawn, encoding="utf-8")
 
 
 if __name__ == "__main__":

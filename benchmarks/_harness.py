@@ -145,13 +145,13 @@ class Lab:
     def on(self, loop: str, run: Callable[[int], Awaitable[float | None]]) -> Sample:
         """Give a sample that runs on a loop. Its time is what `run` returns, or else what `run` takes."""
 
-        async def timed(count: int) -> float:
+        async def sample(count: int) -> float:
             start = perf_counter()
             own = await run(count)
             took = perf_counter() - start
             return took if own is None else own
 
-        return lambda count: self._runners[loop].run(timed(count))
+        return lambda count: self._runners[loop].run(sample(count))
 
 
 @dataclass(frozen=True)
@@ -228,23 +228,33 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
 def measure(question: Question, effort: Effort) -> list[Answer]:
     """Answer a question."""
     with Lab(effort) as lab:
-        cases = question.build(lab)
-        counts = [case.count or _calibrated(case, effort.sample) for case in cases]
-        answers = [Answer(case) for case in cases]
-        by_name = {answer.case.name: answer for answer in answers}
-        least, most = effort.rounds
-        began, rounds, done = perf_counter(), least, 0
-        while done < rounds:
-            for i in range(len(cases)):
-                at = (i + done) % len(cases)
-                answers[at].values.append(_one(cases[at], counts[at]) / counts[at])
-            done += 1
-            rounds = max(least, min(most, int(effort.budget / (perf_counter() - began) * done)))
-        for answer in answers:
-            if answer.case.against:
-                pairs = zip(answer.values, by_name[answer.case.against].values, strict=True)
-                answer.ratios.extend(value / other for value, other in pairs)
+        answers = [Answer(case) for case in question.build(lab)]
+        # What was there before is none of the garbage of samples: it is not looked through again before each.
+        gc.collect()
+        gc.freeze()
+        try:
+            _run_rounds(answers, effort)
+        finally:
+            gc.unfreeze()
+    by_name = {answer.case.name: answer for answer in answers}
+    for answer in answers:
+        if answer.case.against:
+            pairs = zip(answer.values, by_name[answer.case.against].values, strict=True)
+            answer.ratios.extend(value / other for value, other in pairs)
     return answers
+
+
+def _run_rounds(answers: Sequence[Answer], effort: Effort) -> None:
+    """Take samples of all cases, for as many rounds as there is time for."""
+    counts = [answer.case.count or _calibrated(answer.case, effort.sample) for answer in answers]
+    least, most = effort.rounds
+    began, rounds, done = perf_counter(), least, 0
+    while done < rounds:
+        for i in range(len(answers)):
+            at = (i + done) % len(answers)
+            answers[at].values.append(_one(answers[at].case, counts[at]) / counts[at])
+        done += 1
+        rounds = max(least, min(most, int(effort.budget / (perf_counter() - began) * done)))
 
 
 def _one(case: Case, count: int) -> float:

@@ -34,12 +34,12 @@ def main(questions: Sequence[Question]) -> None:
 def line(question: Question, answer: Answer) -> str:
     """Give an answer as a line of text."""
     who, value, values, ratio, ratios, must, aim, verdict = cells(question, answer)
-    text = f"  {who:<55}{value:>11}  {f'({values})':<22}"
+    parts = [f"  {who:<54}{value:>11}  {f'({values})':<24}"]
     if ratio:
-        text += f"{ratio} ({ratios})"
+        parts.append(f"{ratio} ({ratios})")
     if must:
-        text += f"; must {must}, aim {aim}: {verdict}"
-    return text.rstrip()
+        parts.append(f"must {must}, aim {aim}: {verdict}")
+    return "  ".join(parts).rstrip()
 
 
 def cells(question: Question, answer: Answer) -> list[str]:
@@ -92,6 +92,14 @@ def table(answered: Answered) -> Iterator[str]:
             text = ""
 
 
+def missed(answered: Answered) -> Iterator[str]:
+    """Say which goals are missed."""
+    for question, answers in answered:
+        for answer in answers:
+            if answer.verdict == "missed":
+                yield f"missed: {question.text} {' '.join(line(question, answer).split())}"
+
+
 def versions() -> str:
     """Say what was measured, with versions."""
     found = [f"{platform.python_implementation()} {platform.python_version()}"]
@@ -118,10 +126,12 @@ def computer() -> str:
 PAGE = """\
 # Benchmarks
 
-Written by `nox -s bench` on {date}; it takes about four minutes, and writes this page and its picture anew. The
-[files](../benchmarks) each ask a question or two, and run alone as well: `python benchmarks/toggle.py`.
+Written by `nox -s bench`, which takes about four minutes and writes this page and its picture anew. Each
+[file](../benchmarks) asks a question or two, and runs alone as well: `python benchmarks/toggle.py`.
 
-{versions}; {computer}.
+- {date}
+- {versions}
+- {computer}
 
 ![How long one takes, on a logarithmic scale](benchmarks.svg)
 
@@ -138,9 +148,10 @@ absolute times were set on a computer on which the floor took 1.5 us for a plain
 **The floor** is a bare Python loop that does the least such a machine must do: a mutation object, a deque, one look-up
 of a plan made beforehand, the clocks, the calls of handlers. It checks nothing, and can do nothing else:
 [_floor.py](../benchmarks/_floor.py) says what it leaves out. **The rivals** are written as their documentation
-recommends: [_rivals.py](../benchmarks/_rivals.py). Mind the two of Automat. `TypeMachineBuilder`, *typed*, is hardly
-more than a method call that depends on a state: it has no guards, no callbacks and no queue, and is faster than any of
-the others. `MethodicalMachine`, *methodical*, declares its callbacks as the other libraries do.
+recommends: [_rivals.py](../benchmarks/_rivals.py). Mind the two of Automat. What its documentation recommends is
+`TypeMachineBuilder`, *typed*: a transition is one function, picked by the state, without guards, further callbacks or a
+queue; so it costs hardly more than a method call, and may well beat the floor. `MethodicalMachine`, *methodical*,
+declares callbacks as the other libraries do, and is the one that is compared with.
 
 What is toggled is this, in ours:
 

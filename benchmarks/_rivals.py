@@ -4,9 +4,9 @@ The machine goes from A to B and back. With callbacks, four are called each time
 when a state is left, one when a state is entered. Without, none is declared. A rival that is not installed is left out.
 
 Automat comes twice. Its documentation recommends `TypeMachineBuilder`, which has neither guards nor lists of callbacks:
-a transition is one function, which here calls the four by hand; that is hardly more than a method call, and no queue,
-no guard and no observer could be added to it. `MethodicalMachine`, which the library keeps, declares outputs as others
-declare callbacks; so it does the same work, and it is the one a goal is set for.
+a transition is one function, which here calls the four by hand. That is hardly more than a method call.
+`MethodicalMachine`, which the library keeps, declares outputs as others declare callbacks; so it does the same work,
+and it is the one a goal is set for.
 """
 
 from __future__ import annotations

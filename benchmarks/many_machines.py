@@ -1,8 +1,9 @@
 """What do many machines cost?
 
-Machines of eight states on one schema: the time to build one, the bytes it holds (as `tracemalloc` counts them), and
-what a toggle costs while the others idle. The rivals' machines have eight states and eight transitions in a ring; of
-transitions, one machine is shared by many models, as its documentation recommends for many.
+Machines of eight states on one schema, which exclude each other in pairs: the time to build one, the bytes it holds (as
+`tracemalloc` counts them), and what a toggle costs while the others idle. The rivals' machines have eight states and
+eight transitions in a ring; of transitions, one machine is shared by many models, as its documentation recommends for
+many.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from _report import main
 import asyncmachine as am
 
 NAMES = [f"S{i}" for i in range(8)]
-SCHEMA = am.Schema({name: {"remove": [NAMES[i - 1]]} for i, name in enumerate(NAMES)})
+SCHEMA = am.Schema({name: am.State(remove=[NAMES[i ^ 1]]) for i, name in enumerate(NAMES)})
 MOST = "each of 10,000 machines"
 Build = Callable[[], object]
 
@@ -146,33 +147,49 @@ def built(lab: Lab) -> list[Case]:
 
 
 def weighed(lab: Lab) -> list[Case]:
-    used = "each of 1,000 machines that were in all their states"
+    new, used, count = "each of 1,000 machines", "the same, after it was in all its states", lab.size(1_000)
     cases = [
-        Case(MOST, weighing(ours), goal=Goal(must=6_000, aim=3_000), count=lab.size(10_000)),
-        Case(used, weighing(ours_used), MOST, count=lab.size(1_000)),
+        Case(new, weighing(ours), goal=Goal(must=6_000, aim=3_000), count=count),
+        Case(used, weighing(ours_used), new, count=count),
     ]
     for name, build in rivals().items():
-        cases.append(Case(f"each of 1,000 of {name}", weighing(build), MOST, count=lab.size(1_000)))
+        cases.append(Case(f"each of 1,000 of {name}", weighing(build), new, count=count))
     return cases
 
 
+def beside(idle: int) -> Sample:
+    """Give what toggles a machine beside so many, which are there for no longer than that."""
+    toggle = toggling(am.Machine(SCHEMA), "S0", "S1")
+
+    def sample(count: int) -> float:
+        others = [am.Machine(SCHEMA) for _ in repeat(None, idle)]
+        start = perf_counter()
+        toggle(count)
+        took = perf_counter() - start
+        del others
+        return took
+
+    return sample
+
+
+def in_turn(count: int) -> float:
+    """Measure a toggle of each of so many machines, of which each has seen it before."""
+    machines = [am.Machine(SCHEMA) for _ in repeat(None, count)]
+    took = 0.0
+    for state in ("S0", "S1", "S0", "S1"):
+        start = perf_counter()
+        for mach in machines:
+            mach.add1(state)
+        took = perf_counter() - start
+    return took
+
+
 def beside_others(lab: Lab) -> list[Case]:
-    most = lab.size(10_000)
-    alone, *machines = (am.Machine(SCHEMA) for _ in range(1 + most))
-    for mach in machines:
-        mach.add1("S0")
-
-    def one_each(count: int) -> None:
-        for _ in repeat(None, count // (2 * most)):
-            for mach in machines:
-                mach.add1("S1")
-            for mach in machines:
-                mach.add1("S0")
-
-    again, in_turn = "one machine, again and again", "each of the 10,000, one after the other"
+    most, alone, row = lab.size(10_000), "the only machine", "toggle each of 10,000 machines"
     return [
-        Case(again, timed(toggling(alone, "S0", "S1"))),
-        Case(in_turn, timed(one_each), again, step=2 * most, mark=Mark("each of 10,000 machines", "asyncmachine")),
+        Case(alone, beside(0), count=10_000),
+        Case("one beside 10,000 idle ones", beside(most), alone, count=10_000),
+        Case("each of 10,000, one after the other", in_turn, alone, count=most, mark=Mark(row, "asyncmachine")),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import importlib.metadata
 import json
@@ -28,10 +29,16 @@ BENCHMARKS = Path(_questions.__file__).parent
 QUESTIONS = _questions.questions()
 
 
-@pytest.fixture(scope="module")
+@functools.cache
+def answers_to(question: Question) -> list[Answer]:
+    """Answer a question, once for all tests."""
+    return measure(question, SMOKE)
+
+
+@pytest.fixture
 def answered() -> list[tuple[Question, list[Answer]]]:
-    """Answer all questions, once for the tests of what is made of the answers."""
-    return [(question, measure(question, SMOKE)) for question in QUESTIONS]
+    """Give all questions with their answers."""
+    return [(question, answers_to(question)) for question in QUESTIONS]
 
 
 # Questions.
@@ -39,7 +46,7 @@ def answered() -> list[tuple[Question, list[Answer]]]:
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.text)
 def test_a_question_is_answered_by_all_its_cases(question: Question) -> None:
-    answers = measure(question, SMOKE)
+    answers = answers_to(question)
     assert len({answer.case.name for answer in answers}) == len(answers)
     for answer in answers:
         assert answer.value > 0
@@ -287,7 +294,7 @@ def test_the_page_has_one_table_of_all_answers(answered: list[tuple[Question, li
 
 def test_the_page_that_is_there_has_that_form(answered: list[tuple[Question, list[Answer]]]) -> None:
     written = (BENCHMARKS.parent / "docs" / "benchmarks.md").read_text()
-    head, _, _ = _report.PAGE.partition("{date}")
+    head, _, _ = _report.PAGE.partition("- {date}")
     assert written.startswith(head)
     for question, _ in answered:
         assert f"\n| {question.text} |" in written
@@ -302,8 +309,15 @@ def test_the_figures_of_all_rounds_are_kept(answered: list[tuple[Question, list[
 def test_a_line_on_the_terminal_says_the_same() -> None:
     ours = answer("ours", [2e-6], [2.0], against="theirs", goal=Goal(2.5, 1.8))
     assert " ".join(_report.line(QUESTIONS[0], ours).split()) == (
-        "ours 2.00 us (2.00 us to 2.00 us) 2.00 x theirs (2.00 to 2.00); must ≤ 2.50 x, aim ≤ 1.80 x: must"
+        "ours 2.00 us (2.00 us to 2.00 us) 2.00 x theirs (2.00 to 2.00) must ≤ 2.50 x, aim ≤ 1.80 x: must"
     )
+
+
+def test_goals_that_are_missed_are_named() -> None:
+    question = Question("How fast?", lambda lab: [])
+    bad, good = answer("slow", [1.0], goal=Goal(0.5, 0.1)), answer("fast", [1.0], goal=Goal(2.0, 0.1))
+    (text,) = _report.missed([(question, [bad, good])])
+    assert re.match(r"missed: How fast\? slow ", text)
 
 
 SVG = "{http://www.w3.org/2000/svg}"
