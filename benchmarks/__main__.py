@@ -14,7 +14,7 @@ from time import perf_counter
 from _harness import FULL, QUICK, Answer, Question, measure
 from _picture import picture
 from _questions import questions
-from _report import line, missed, page, raw
+from _report import computer, line, missed, page, raw
 from _rivals import missing
 
 import asyncmachine
@@ -30,6 +30,7 @@ def main() -> None:
     if options.all_rivals and (names := missing()):
         sys.exit(f"not installed: {', '.join(names)}")
     print(f"Measuring {Path(asyncmachine.__file__).parent}")
+    where = computer()
     began, answered = perf_counter(), list[tuple[Question, list[Answer]]]()
     for question in questions():
         print(f"\n{question.text}", flush=True)
@@ -42,7 +43,7 @@ def main() -> None:
     if options.write:
         options.write.mkdir(parents=True, exist_ok=True)
         drawn = picture([answer for _, answers in answered for answer in answers])
-        (options.write / "benchmarks.md").write_text(page(answered), encoding="utf-8")
+        (options.write / "benchmarks.md").write_text(page(answered, where), encoding="utf-8")
         (options.write / "benchmarks.svg").write_text(drawn, encoding="utf-8")
 
 

@@ -112,15 +112,15 @@ def versions() -> str:
 
 
 def computer() -> str:
-    """Describe the machine."""
+    """Describe the computer, and how busy it is now."""
     info = Path("/proc/cpuinfo")
-    models = (
-        {line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")}
-        if info.exists()
-        else set[str]()
-    )
-    model = " and ".join(sorted(models)) or platform.processor() or platform.machine()
-    return f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = sorted({line.partition(":")[2].strip() for line in lines if line.startswith("model name")})
+    model = " and ".join(models) or platform.processor() or platform.machine()
+    text = f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
+    if hasattr(os, "getloadavg"):
+        text += f"; load average before the run {os.getloadavg()[0]:.1f}"
+    return text
 
 
 PAGE = """\
@@ -144,6 +144,7 @@ Half of the rounds lie between the *quartiles*. The garbage collector runs befor
 
 *Must* and *aim* are the project's own bounds for a ratio; *verdict* says which of the two is kept, if any. Those on
 absolute times were set on a computer on which the floor took 1.5 us for a plain toggle, and are ratios to that here.
+On a busy computer all times are longer, and the quartiles lie further apart.
 
 **The floor** is a bare Python loop that does the least such a machine must do: a mutation object, a deque, one look-up
 of a plan made beforehand, the clocks, the calls of handlers. It checks nothing, and can do nothing else:
@@ -168,10 +169,15 @@ print(mach.add1("A"), mach.add1("B"), mach)  # executed executed (B:1)
 """
 
 
-def page(answered: Answered) -> str:
-    """Give the page of the documentation."""
+def page(answered: Answered, where: str) -> str:
+    """Give the page of the documentation.
+
+    Args:
+        answered: the questions with their answers.
+        where: describes the computer, as it was before.
+    """
     today = datetime.now(UTC).date().isoformat()
-    return PAGE.format(date=today, versions=versions(), computer=computer(), table="\n".join(table(answered)))
+    return PAGE.format(date=today, versions=versions(), computer=where, table="\n".join(table(answered)))
 
 
 def raw(answered: Answered) -> str:

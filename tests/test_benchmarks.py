@@ -285,11 +285,12 @@ def test_an_answer_is_a_row_of_the_table() -> None:
 
 
 def test_the_page_has_one_table_of_all_answers(answered: list[tuple[Question, list[Answer]]]) -> None:
-    page = _report.page(answered)
+    page = _report.page(answered, "a computer")
     rows = [line for line in page.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + sum(len(answers) for _, answers in answered)
     assert {row.count("|") for row in rows} == {len(_report.HEAD) + 1}
     assert f"anyio {importlib.metadata.version('anyio')}" in page
+    assert "\n- a computer\n" in page
 
 
 def test_the_page_that_is_there_has_that_form(answered: list[tuple[Question, list[Answer]]]) -> None:
