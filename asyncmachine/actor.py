@@ -23,7 +23,7 @@ from asyncmachine.errors import MachineLoopError
 from asyncmachine.executor import Executor
 from asyncmachine.faults import Faults
 from asyncmachine.home import Home
-from asyncmachine.mutation import EXECUTED, REMOVE, Mutation, Request, Result, current
+from asyncmachine.mutation import EXECUTED, REMOVE, Cause, Mutation, Request, Result, current
 from asyncmachine.plans import Live
 from asyncmachine.queue import Queue
 from asyncmachine.subscriptions import Subscriptions
@@ -32,6 +32,11 @@ __all__ = ["BUDGET", "Actor"]
 
 BUDGET = 0.005
 """Seconds a drain may take before the loop gets its turn."""
+
+
+DEPTH = 40
+"""How many transitions of as many machines may be nested, each in a handler of the one before; more wait. A level takes
+up to ten frames of Python's stack, which holds a thousand."""
 
 
 _INTERRUPTED = Result(1, "interrupted")
@@ -82,6 +87,7 @@ class Actor:
 
     __slots__ = (
         "_after",
+        "_anchor",
         "_executor",
         "_faults",
         "_host",
@@ -110,7 +116,9 @@ class Actor:
         self._task: asyncio.Task[None] | None = None
         self._in_task = False
         self._raised: list[BaseException] = []
-        self._after: list[Callable[[], object]] = []
+        self._after: deque[Callable[[], object]] | None = None
+        self._anchor: Actor | None = None
+        """Whose drain this one waited for, while it is under way."""
         self.busy: bool = False
         """True while a mutation is carried out."""
 
@@ -126,10 +134,15 @@ class Actor:
 
     def ask(self, mutation: Mutation) -> Result:
         """Submit a mutation from outside, unless it need not or cannot be queued. Give the result so far."""
-        if mutation.source is None:
-            cause = current.get()
-            if cause is not None:
-                mutation.source = cause.as_source()
+        cause = current.get()
+        if cause is None:
+            self._executor.depth = 0
+        else:
+            mutation.source = mutation.source or cause.as_source()
+            # Nested only if it still runs: work that it has started has the same cause, and a stack of its own.
+            self._executor.depth = depth = 0 if cause.is_completed else cause.depth + 1
+            if depth > DEPTH and self.is_idle and not mutation.is_check:
+                return self._ask_from_the_deep(mutation, cause)
         if self.busy or self._queue.items or self._executor.tracers is not None:
             return self._ask_for_later(mutation)
         if not mutation.is_check:
@@ -157,6 +170,31 @@ class Actor:
             if self._queue.is_full(mutation.request):
                 return Result(1, partial("queue full ({})".format, self._queue.limit))
         return self.submit(mutation, prepend=mutation.is_check)
+
+    def _ask_from_the_deep(self, mutation: Mutation, cause: Cause) -> Result:
+        """Queue a mutation made by a transition nested in too many others, until the one right above has ended.
+
+        There the stack is as high as it was before, so a chain of machines may be of any length.
+        """
+        self._queue.append(mutation)
+        mutation.context = copy_context()
+        self._executor.tell("mutation_queued", self._host.machine, mutation)
+        cause.machine._drain_later(self)
+        return Result(mutation.queue_tick, mutation=mutation, futures=self._host)
+
+    def drain_later(self, other: Actor) -> None:
+        """Have another machine's queue drained when this one's drain has ended."""
+        # One that is drained for somebody else passes it on to them: or each would be drained within the one before.
+        anchor = self._anchor or self
+        anchor.after_drain(partial(other._drain_for, anchor))
+
+    def _drain_for(self, anchor: Actor) -> None:
+        if self._queue.items and not self.busy and self._task is None:
+            self._executor.depth, self._anchor = DEPTH, anchor
+            try:
+                self._drain()
+            finally:
+                self._anchor = None
 
     def _is_needless(self, mutation: Mutation) -> bool:
         """Tell whether a mutation changes nothing: it removes what is not there, or an equal one waits."""
@@ -193,6 +231,8 @@ class Actor:
 
     def after_drain(self, callback: Callable[[], object]) -> None:
         """Have something done once the drain that is under way has ended."""
+        if self._after is None:
+            self._after = deque()
         self._after.append(callback)
 
     def resume(self) -> None:
@@ -316,10 +356,8 @@ class Actor:
             if self._subscriptions.queue_ends:
                 self._subscriptions.notify_queue_end()
             self._executor.tell("queue_end", self._host.machine)
-        if self._after:
-            callbacks, self._after = self._after, []
-            for callback in callbacks:
-                callback()
+        while self._after:
+            self._after.popleft()()
 
     def _hand_over(self) -> bool:
         """Leave the rest of the queue to the task; False if there is no loop it could run on."""
@@ -372,6 +410,7 @@ class Actor:
         """Step the queue from the task, until it is empty or the budget is spent."""
         queue, until = self._queue, perf_counter() + BUDGET
         self.busy = self._in_task = True
+        self._executor.depth = 0
         try:
             # Once a turn even if the queue is never empty.
             self._admit()

@@ -85,6 +85,7 @@ class Executor:
         "callback",
         "canceled",
         "count",
+        "depth",
         "planner",
         "tracers",
         "transition",
@@ -116,6 +117,8 @@ class Executor:
         """How many of them were canceled."""
         self.transition: Transition[Any] | None = None
         """The one that runs."""
+        self.depth: int = 0
+        """In how many transitions of other machines the next one runs."""
         self._auto_failures = 0
         self._since = 0.0
         """When the handler that is called began, or the one before it ended."""
@@ -180,7 +183,7 @@ class Executor:
         transition.machine, transition.mutation, transition.plan = host.machine, mutation, plan
         transition.number, transition.trail, transition.place = self.count, trail, place
         transition.is_accepted, transition.is_completed, transition.committed = True, False, False
-        transition.at, transition.rolled_back = None, ()
+        transition.depth, transition.at, transition.rolled_back = self.depth, None, ()
         # Mutations made by handlers, on any machine, find their source in the context.
         token = _enter(transition)
         canceled: Result | None = _INTERRUPTED

@@ -136,6 +136,9 @@ class Machine(MachineApi, StreamApi["Machine"]):
         self._core.tell("new_submachine", self, child)
         return partial(self._core.children.pop, child, None)
 
+    def _drain_later(self, actor: Any) -> None:
+        self._core.actor.drain_later(actor)
+
     # What the machine is.
 
     @property

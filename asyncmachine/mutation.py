@@ -100,6 +100,10 @@ class Source(NamedTuple):
 class Cause(Protocol):
     """What travels in `current`: something that can say where it comes from."""
 
+    machine: Any
+    depth: int
+    is_completed: bool
+
     @property
     def called_states(self) -> tuple[str, ...]: ...
 

@@ -68,6 +68,7 @@ class Transition(Generic[M]):
     __slots__ = (
         "at",
         "committed",
+        "depth",
         "is_accepted",
         "is_completed",
         "machine",
@@ -97,6 +98,8 @@ class Transition(Generic[M]):
     """The way of the clock it is on. Not the ticks themselves, for most often nobody asks for them."""
     place: int
     """Where on it this transition stands."""
+    depth: int
+    """In how many transitions of other machines it runs."""
     number: int
     """The how-many-eth transition of its machine it is."""
 

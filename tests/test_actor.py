@@ -1042,3 +1042,92 @@ def test_no_posted_call_is_refused_because_the_actor_is_just_ending(
     loop.run_until_complete(main())
     assert failed == []
     assert machine.is_idle
+
+
+# Chains of machines.
+
+
+class Passing:
+    """Adds the same state to the next machine of a chain."""
+
+    def __init__(self, next: am.Machine | None, seen: list[am.Result], order: list[am.Machine]) -> None:
+        self.next = next
+        self.seen = seen
+        self.order = order
+
+    def FooState(self, e: am.Event) -> None:
+        self.order.append(e.machine)
+        if self.next is not None:
+            self.seen.append(self.next.add1("Foo"))
+
+
+def chained(length: int) -> tuple[list[am.Machine], list[am.Result], list[am.Machine]]:
+    """Build a chain of machines, the first one first; with the results of their mutations, and the order they ran in."""
+    machines: list[am.Machine] = []
+    seen: list[am.Result] = []
+    order: list[am.Machine] = []
+    for _ in range(length):
+        following = machines[0] if machines else None
+        machines.insert(0, am.Machine({"Foo": {}, "Bar": {}}, handlers=Passing(following, seen, order)))
+    return machines, seen, order
+
+
+def test_a_chain_of_machines_may_be_longer_than_the_stack_is_high() -> None:
+    machines, seen, order = chained(1500)
+    assert machines[0].add1("Foo") is am.Result.EXECUTED
+    assert order == machines
+    assert all(machine.is1("Foo") and machine.is_idle and not machine.is_err for machine in machines)
+    assert {result.queued for result in seen} == {False, True}
+
+
+async def test_what_waits_for_the_stack_can_be_awaited_and_knows_its_source() -> None:
+    machines, seen, _ = chained(module.DEPTH + 5)
+    traced: list[am.Mutation] = []
+
+    class Sources(am.Tracer):
+        @override
+        def mutation_queued(self, machine: Any, mutation: am.Mutation) -> None:
+            traced.append(mutation)
+
+    machines[-1].bind_tracer(Sources())
+    machines[0].add1("Foo")
+    queued = [result for result in seen if result.queued]
+    assert len(queued) == 4
+    assert [await result for result in queued] == [am.Result.EXECUTED] * 4
+    assert [mutation.source.machine_id for mutation in traced if mutation.source] == [machines[-2].id]
+
+
+def test_a_check_is_answered_at_any_depth() -> None:
+    machines, _, _ = chained(module.DEPTH + 3)
+    answers: list[am.Result] = []
+    machines[-2].bind_handlers({"FooState": lambda e: answers.append(machines[-1].can_add1("Bar"))})
+    machines[0].add1("Foo")
+    assert answers == [am.Result.EXECUTED]
+    assert machines[-1].not1("Bar")
+
+
+def test_a_machine_may_be_drained_by_somebody_else_before_its_turn_comes() -> None:
+    machines, seen, order = chained(module.DEPTH + 3)
+    last = machines[-1]
+    # The machine before it asks it for more, in the same handler; that comes behind what waits.
+    machines[-2].bind_handlers({"FooState": lambda e: seen.append(last.add1("Bar"))})
+    machines[0].add1("Foo")
+    assert order == machines
+    assert last.is_("Foo", "Bar")
+
+
+async def test_work_of_a_deep_machine_starts_with_a_stack_of_its_own() -> None:
+    machines, seen, _ = chained(module.DEPTH + 2)
+    extra = am.Machine({"Foo": {}})
+    results: list[am.Result] = []
+
+    async def ask() -> None:
+        results.append(extra.add1("Foo"))
+
+    machines[-1].bind_handlers({"FooState": lambda e: e.fork(ask)})
+    machines[0].add1("Foo")
+    await turns()
+    assert results == [am.Result.EXECUTED]
+    assert any(result.queued for result in seen)
+    for machine in machines:
+        await machine.dispose()
