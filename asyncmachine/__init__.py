@@ -23,6 +23,7 @@ from asyncmachine.clock import (
     next_inactive,
     next_inactive_in,
 )
+from asyncmachine.declaring import States, group, state
 from asyncmachine.errors import (
     ArgsError,
     AsyncMachineError,
@@ -45,7 +46,7 @@ from asyncmachine.mutation import ExceptionArgs, Mutation, MutationType, Result,
 from asyncmachine.pipes import Pipe, pipe, pipe_err, pipe_many
 from asyncmachine.relations import RelationsResolver, RelationStep, Resolver, broken_relations
 from asyncmachine.running import run
-from asyncmachine.schema import ANY, EXCEPTION, Schema, SchemaLike, State, StateDict, States, group, state
+from asyncmachine.schema import ANY, EXCEPTION, Schema, SchemaLike, State, StateDict
 from asyncmachine.snapshot import Snapshot, Statistics
 from asyncmachine.streams import Stream
 from asyncmachine.threadsafe import Threadsafe

@@ -29,8 +29,9 @@ from asyncmachine.home import Home
 from asyncmachine.mutation import Mutation
 from asyncmachine.plans import Live, Plan
 from asyncmachine.reading import ReadApi, flatten
-from asyncmachine.subscriptions import Subscriptions, Waiter
+from asyncmachine.subscriptions import Subscriptions
 from asyncmachine.transition import Owner, Transition
+from asyncmachine.waiters import Waiter
 
 __all__ = ["Overflow", "Stream", "StreamApi", "TransitionTap"]
 

@@ -1062,7 +1062,7 @@ class Passing:
 
 
 def chained(length: int) -> tuple[list[am.Machine], list[am.Result], list[am.Machine]]:
-    """Build a chain of machines, the first one first; with the results of their mutations, and the order they ran in."""
+    """Build a chain of machines; give it with the results of their mutations, and the order they ran in."""
     machines: list[am.Machine] = []
     seen: list[am.Result] = []
     order: list[am.Machine] = []

@@ -74,7 +74,7 @@ def test_the_examples_are_found() -> None:
         "asyncmachine",
         "asyncmachine.clock.Time.of_active",
         "asyncmachine.mutation.Result.reason",
-        "asyncmachine.schema.States.states",
+        "asyncmachine.declaring.States.states",
         "asyncmachine.waits.wait_any",
     } <= set(EXAMPLES)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncmachine.schema import States, group, state
+from asyncmachine.declaring import States, group, state
 
 __all__ = ["BasicStates"]
 

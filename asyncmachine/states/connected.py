@@ -9,9 +9,9 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import anyio
 
+from asyncmachine.declaring import States, group, state
 from asyncmachine.errors import MachineDisposedError
 from asyncmachine.machine import Event, Machine
-from asyncmachine.schema import States, group, state
 
 __all__ = ["ConnectedArgs", "ConnectedStates", "Connector"]
 

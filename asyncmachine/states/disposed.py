@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from asyncmachine.declaring import States, state
 from asyncmachine.errors import ArgsError, MachineLoopError
 from asyncmachine.machine import Event, Machine
-from asyncmachine.schema import States, state
 
 __all__ = ["DisposalArgs", "DisposedStates", "Disposer"]
 
