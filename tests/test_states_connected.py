@@ -37,8 +37,7 @@ class Network:
 
     async def connect(self) -> int:
         self.attempts += 1
-        if self.before is not None:
-            await self.before()
+        await (asyncio.sleep(0) if self.before is None else self.before())
         if self.failures:
             raise self.failures.pop(0)
         self.made += 1
@@ -165,6 +164,17 @@ async def test_start_connects_also_when_disconnected_was_there_before(client: Cl
     client.machine.add1("Disconnected")
     client.machine.add1("Start")
     await client.connected()
+
+
+@pytest.mark.parametrize("failures", [0, 2, 3])
+async def test_a_connect_that_never_waits_is_no_exception(client: Client, failures: int) -> None:
+    client.network.before = lambda: turns(0)
+    client.network.failures = [OSError("no")] * failures
+    client.machine.add1("Start")
+    await asyncio.wait_for(client.machine.when1("Disconnected" if failures == 3 else "Connected"), 10)
+    await turns()
+    assert client.network.open == (set() if failures == 3 else {1})
+    assert client.machine.is1("ErrConnecting") == (failures == 3)
 
 
 async def test_without_reconnect_one_has_to_ask() -> None:

@@ -59,7 +59,7 @@ class ConnectedStates(States):
     Connection = group(Connecting, Connected, Disconnecting, Disconnected)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # each is one of its own, whatever connections compare by
 class ConnectedArgs(Generic[C]):
     """The args of Connected.
 
@@ -146,6 +146,8 @@ class Connector(Generic[C]):
         self._disconnect_timeout = disconnect_timeout
         self._held: tuple[ConnectedArgs[C], int] | None = None
         """What Connected was entered with, and at which tick."""
+        self._offers: dict[ConnectedArgs[C], int] = {}
+        """What Connected is asked for with, and for which activation of Connecting that was made."""
         self._open = 0
         """How many connections there are that `disconnect` has not ended."""
         self._wanted = False
@@ -176,10 +178,12 @@ class Connector(Generic[C]):
             e.machine.remove1(ConnectedStates.Connected)
 
     def ConnectedEnter(self, e: Event) -> bool:
-        """Refuse to be connected without a connection."""
-        if not e.mutation.is_check:
-            e.arg(ConnectedArgs)
-        return True
+        """Refuse to be connected without a connection, or by one that was made for a Connecting that was left."""
+        if e.mutation.is_check:
+            return True
+        args = e.arg(ConnectedArgs)
+        activation = e.machine.tick(ConnectedStates.Connecting)
+        return self._offers.get(args, activation) == activation
 
     def ConnectedState(self, e: Event) -> None:
         """Hold the connection."""
@@ -229,7 +233,11 @@ class Connector(Generic[C]):
         if machine.tick(ConnectedStates.Connecting) != activation:
             return  # left just now, too late for `connect` to be cancelled
         args = ConnectedArgs(connection)
-        result = await machine.add1(ConnectedStates.Connected, args)
+        self._offers[args] = activation
+        try:
+            result = await machine.add1(ConnectedStates.Connected, args)
+        finally:
+            del self._offers[args]
         if result.canceled:
             if machine.tick(ConnectedStates.Connecting) == activation:
                 refused = ConnectionError(f"the connection was made, but the machine refused it: {result.reason}")
