@@ -114,8 +114,8 @@ class Route(ABC):
         """Pass on the activity as it is when the pipe is bound."""
 
     @abstractmethod
-    def follow(self, tick: int, transition: Transition[Any]) -> None:
-        """Pass on what a transition has changed."""
+    def follow(self, before: int, transition: Transition[Any]) -> None:
+        """Pass on what a transition has changed: the tick, which was another before."""
 
     @abstractmethod
     def end(self) -> None:
@@ -139,24 +139,22 @@ class ActivityRoute(Route):
 
     @override
     def begin(self, source: Machine) -> None:
-        self._pass_on(None, flat=True)
+        self._pass_on(None, active=self.tick % 2 == 1, flat=True)
 
     @override
-    def follow(self, tick: int, transition: Transition[Any]) -> None:
-        before, self.tick = self.tick, tick
-        if before % 2 or tick % 2:  # else it was activated and rolled back, and the target never knew
-            self._pass_on(transition.mutation.payload, flat=self._flat)
+    def follow(self, before: int, transition: Transition[Any]) -> None:
+        active = self.tick % 2 == 1
+        if active or before % 2:  # else it was activated and rolled back, and the target never knew
+            self._pass_on(transition.mutation.payload, active=active, flat=self._flat)
 
     @override
     def end(self) -> None:
         if self.tick % 2:
-            self.tick += 1
-            self._pass_on(None, flat=self._flat)
+            self._pass_on(None, active=False, flat=self._flat)
 
-    def _pass_on(self, args: Args | None, *, flat: bool) -> None:
+    def _pass_on(self, args: Args | None, *, active: bool, flat: bool) -> None:
         change = _set_flat if flat else _set_active
-        active, args = self.tick % 2 == 1, _NO_ARGS if args is None else args
-        self.link.send(partial(change, state=self.to, active=active, args=args))
+        self.link.send(partial(change, state=self.to, active=active, args=_NO_ARGS if args is None else args))
 
 
 class ErrorRoute(Route):
@@ -170,9 +168,8 @@ class ErrorRoute(Route):
             self.link.send(partial(_add_error, state=self.to, err=source.err, args=None))
 
     @override
-    def follow(self, tick: int, transition: Transition[Any]) -> None:
-        self.tick = tick
-        if tick % 2:
+    def follow(self, before: int, transition: Transition[Any]) -> None:
+        if self.tick % 2:
             mutation = transition.mutation
             err = None if mutation.error is None else mutation.error.err
             self.link.send(partial(_add_error, state=self.to, err=err, args=mutation.payload))
@@ -223,7 +220,8 @@ class Outlet(Tracer):
             tick = source.tick(state)
             changed += [route for route in routes if route.tick != tick]
         for route in _in_order(changed, source):
-            route.follow(source.tick(route.state), transition)
+            before, route.tick = route.tick, source.tick(route.state)
+            route.follow(before, transition)
 
     @override
     def machine_dispose(self, machine: MachineApi) -> None:

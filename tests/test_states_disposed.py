@@ -192,7 +192,7 @@ async def test_what_comes_too_late_is_refused() -> None:
     machine, late = build(), []
     register(machine, lambda: late.append(register(machine, print)))
     await machine.dispose()
-    assert [result.reason for result in late] == ["vetoed by RegisterDisposalEnter of Disposer"]
+    assert [(await result).reason for result in late] == ["vetoed by RegisterDisposalEnter of Disposer"]
 
 
 @pytest.mark.parametrize(

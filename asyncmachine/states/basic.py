@@ -41,4 +41,4 @@ class BasicStates(States):
     ErrHandlerTimeout: str = state(multi=True, add=[Exception], require=[Exception])
     """The error is that something took longer than it may."""
 
-    Errors = group(Exception, ErrNetwork, ErrHandlerTimeout)
+    Errors: tuple[str, ...] = group(Exception, ErrNetwork, ErrHandlerTimeout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import anyio
 
@@ -56,7 +56,7 @@ class ConnectedStates(States):
     Disconnected: str = state(auto=True, remove=[Connecting, Connected, Disconnecting])
     """There is no connection. Add it, or remove Connected, to say that the connection is lost."""
 
-    Connection = group(Connecting, Connected, Disconnecting, Disconnected)
+    Connection: tuple[str, ...] = group(Connecting, Connected, Disconnecting, Disconnected)
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # each is one of its own, whatever connections compare by
@@ -181,7 +181,7 @@ class Connector(Generic[C]):
         """Refuse to be connected without a connection, or by one that was made for a Connecting that was left."""
         if e.mutation.is_check:
             return True
-        args = e.arg(ConnectedArgs)
+        args = cast("ConnectedArgs[C]", e.arg(ConnectedArgs))
         activation = e.machine.tick(ConnectedStates.Connecting)
         return self._offers.get(args, activation) == activation
 

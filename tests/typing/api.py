@@ -17,6 +17,7 @@ import anyio
 from typing_extensions import override
 
 import asyncmachine as am
+from asyncmachine import states
 
 logger = logging.getLogger("client")
 
@@ -478,3 +479,39 @@ def errors(mach: am.Machine) -> None:
         assert_type(err.problems, tuple[str, ...])
     except am.AsyncMachineError:
         pass
+
+
+def piped(one: am.Machine, two: am.Machine) -> None:
+    assert_type(am.pipe(one, "Ready", two), am.Pipe)
+    assert_type(am.pipe_many(one, two, {"Ready": "OneReady"}, flat=True), am.Pipe)
+    assert_type(am.pipe_many(one, two, ["Ready", "Start"]), am.Pipe)
+    with am.pipe_err(one, two, "ErrOne") as errors_of_one:
+        assert_type(errors_of_one, am.Pipe)
+        assert_type(errors_of_one.is_closed, bool)
+    forget = two.on_dispose(lambda machine: None)
+    forget()
+
+
+class ServiceStates(states.BasicStates, states.ConnectedStates, states.DisposedStates):
+    """A service made of states that are there already."""
+
+    Ready: str = am.state(extend=True, auto=True, require=[states.ConnectedStates.Connected])
+
+
+assert_type(ServiceStates.Connecting, str)
+assert_type(ServiceStates.Connection, tuple[str, ...])
+
+
+async def connected() -> None:
+    async def connect() -> bytes:
+        return b""
+
+    async def disconnect(connection: bytes) -> None: ...
+
+    connector = states.Connector(connect, disconnect, on=(OSError, KeyError), attempts=None)
+    assert_type(connector, states.Connector[bytes])
+    assert_type(connector.connection, bytes | None)
+    async with am.Machine(ServiceStates, handlers=[connector, states.Disposer()]) as mach:
+        mach.add1("Connected", states.ConnectedArgs(b""))
+        mach.add1("RegisterDisposal", states.DisposalArgs(mach.active_states))
+        mach.add1("RegisterDisposal", states.DisposalArgs(connect))
