@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from asyncmachine.api import MachineApi, Tracer
+from asyncmachine.bench import Bench
 from asyncmachine.machine import Machine
 from asyncmachine.reading import flatten
 from asyncmachine.recording import Recording, describe, line_of, record
@@ -31,7 +32,7 @@ from asyncmachine.transition import Transition
 if TYPE_CHECKING:
     from hypothesis.stateful import RuleBasedStateMachine
 
-__all__ = ["Recording", "assert_never", "assert_states", "assert_ticks", "machine_rules", "record", "settle"]
+__all__ = ["Bench", "Recording", "assert_never", "assert_states", "assert_ticks", "machine_rules", "record", "settle"]
 
 
 def assert_states(mach: MachineApi, *states: str | Iterable[str], exact: bool = True) -> None:

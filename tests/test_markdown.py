@@ -37,7 +37,7 @@ def announced(source: str) -> list[str]:
     }
     comments = (t for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type == tokenize.COMMENT)
     return [
-        comment.string.lstrip("#>").strip()
+        comment.string.removeprefix("#").removeprefix(">").removeprefix(" ").rstrip()
         for comment in comments
         if comment.string.startswith("#>") or comment.start[0] in ends
     ]
