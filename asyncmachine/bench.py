@@ -164,7 +164,7 @@ class Watch:
         """How many errors there had been when somebody looked last."""
         self._report: list[str] | None = None
         mach.__class__ = _watched(type(mach))
-        cast("Watched", mach).watch = self
+        cast("Watched", mach).begin(self)
         mach.bind_tracer(self.recorder)
         bench.keep()
 
@@ -244,6 +244,11 @@ class Watched(Machine):
     """A machine that tells its bench when its errors are looked at, and says so when it has outlived its loop."""
 
     watch: Watch
+
+    def begin(self, watch: Watch) -> None:
+        """Be watched, from now on."""
+        self.watch = watch
+        self._waiters = cast("Waiters", _Meeting(self._waiters, self._meet_loop))
 
     @property
     @override
@@ -326,16 +331,11 @@ class Watched(Machine):
         states: str | Iterable[str],
         args: Args | None,
         source: Source | None,
-        *,
         check: bool = False,
+        /,
     ) -> Result:
         self._meet_loop()
-        return super()._mutate(type_, states, args, source, check=check)
-
-    @override
-    def _waiters(self) -> Waiters:
-        self._meet_loop()
-        return super()._waiters()
+        return super()._mutate(type_, states, args, source, check)
 
     @override
     def state_ctx(self, state: str) -> anyio.CancelScope:
@@ -353,6 +353,18 @@ class Watched(Machine):
     ) -> Work:
         self._meet_loop()
         return super().fork(fn, *args, state=state, delay=delay, limit=limit)
+
+
+class _Meeting:
+    """The waiters of a watched machine, which is to meet the loop before somebody waits."""
+
+    def __init__(self, waiters: Waiters, meet: Callable[[], None]) -> None:
+        self._waiters = waiters
+        self._meet = meet
+
+    def __getattr__(self, name: str) -> Any:
+        self._meet()
+        return getattr(self._waiters, name)
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Generator, Iterable
 from contextvars import Context
 from typing import Any, Protocol
 
@@ -124,12 +124,15 @@ class Disposal:
     async def _run(self) -> None:
         host = self._host
         try:
-            await self._dispose_children()
+            known = list(host.children)
+            await self._dispose_children(known)
             await self._announce()
             self._stop()
             if not host.is_idle:
                 host.actor.resume()
                 await asyncio.wait([self._subscriptions.queue_end()], timeout=host.dispose_timeout)
+            # The handlers of the end may have built more.
+            await self._dispose_children([child for child in host.children if child not in known])
             host.close()
             self._contexts.cancel_states()
             for work in self._works:
@@ -150,18 +153,24 @@ class Disposal:
             return
         self._under_way = True
         try:
-            for child in list(self._host.children):
-                try:
-                    child.dispose()
-                except AsyncMachineError as err:
-                    self._not_disposed(child, err)
+            known = list(self._host.children)
+            self._dispose_children_now(known)
             # What an interrupt or the end of a loop has left in the queue might never end.
             self._host.actor.cancel_all(Result(1, "disposed"))
             self._announce_now()
             self._stop()
+            # The handlers of the end may have built more.
+            self._dispose_children_now([child for child in self._host.children if child not in known])
         finally:
             self._under_way = False
         self._finish()
+
+    def _dispose_children_now(self, children: Iterable[Any]) -> None:
+        for child in children:
+            try:
+                child.dispose()
+            except AsyncMachineError as err:
+                self._not_disposed(child, err)
 
     def _announce_now(self) -> None:
         try:
@@ -188,8 +197,8 @@ class Disposal:
         except Exception as err:  # noqa: BLE001 - the end of a machine is not stopped by its handlers
             self._host.faults.report("removing Start at the end of the machine failed", err)
 
-    async def _dispose_children(self) -> None:
-        for child in list(self._host.children):
+    async def _dispose_children(self, children: Iterable[Any]) -> None:
+        for child in children:
             try:
                 await child.dispose()
             except AsyncMachineError as err:

@@ -1272,3 +1272,28 @@ async def test_a_disposed_machine_still_takes_what_does_nothing(gone: am.Machine
     assert gone.eval(lambda: 1) == 1
     assert gone.inspect(["Foo"]) == "1 Foo\n    |Tick     3"
     assert gone.statistics().waiters == 0
+
+
+async def test_a_child_that_is_built_while_its_parent_ends_is_disposed_with_it() -> None:
+    children: list[am.Machine] = []
+
+    def build(e: am.Event) -> None:
+        children.append(am.Machine({"Foo": {}}, parent=e.machine))
+
+    parent = am.Machine({"Start": {}}, handlers={"StartEnd": build})
+    parent.add1("Start")
+    await parent.dispose()
+    assert [child.is_disposed for child in children] == [True]
+    assert parent.children == ()
+
+
+def test_a_child_that_is_built_while_its_parent_ends_without_a_loop_is_disposed_with_it() -> None:
+    children: list[am.Machine] = []
+
+    def build(e: am.Event) -> None:
+        children.append(am.Machine({"Foo": {}}, parent=e.machine))
+
+    with am.Machine({"Start": {}}, handlers={"StartEnd": build}) as parent:
+        parent.add1("Start")
+    assert [child.is_disposed for child in children] == [True]
+    assert parent.children == ()
