@@ -158,7 +158,7 @@ class Actor:
             self._interrupted()
             raise
         self.busy = False
-        if self._after or self._raised or self._subscriptions.queue_ends:
+        if self._after or self._raised or self._subscriptions.queue_ends or self._executor.tracers is not None:
             self._end()
         return result
 
@@ -259,8 +259,7 @@ class Actor:
         if self._inbox is None:
             # Few machines ever need one, and threads must not make two.
             with _MAKING:
-                if self._inbox is None:
-                    self._inbox = deque()
+                self._inbox = deque() if self._inbox is None else self._inbox
         self._inbox.append(Posted(call, future, in_order=in_order))
         # The flag is lowered before the inbox is looked at, so what was appended while it was up is seen.
         if not self._signaled or loop.is_closed():

@@ -395,8 +395,7 @@ class Executor:
         for i in states:
             live.ticks[i] += 1
         live.total += len(states)
-        if live.trail is not None:
-            live.trail.moves.append([(i, 1) for i in states])
+        transition.trail.moves.append([(i, 1) for i in states])
         live.standing = self.planner.active_set(tuple(i for i in live.standing.states if i not in states))
         transition.rolled_back += tuple(states)
         self._contexts.cancel(states)

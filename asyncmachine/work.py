@@ -210,9 +210,8 @@ class Works:
         try:
             if work.scope.cancel_called:
                 return
-            if work.task is None:
-                # An eager task has its first step before its maker knows it.
-                work.task = asyncio.current_task()
+            # An eager task has its first step before its maker knows it.
+            work.task = work.task or asyncio.current_task()
             with work.scope:
                 if delay:
                     await anyio.sleep(delay)

@@ -75,8 +75,8 @@ def test_an_implementation_decides_only_what_is_abstract() -> None:
     asked: list[tuple[Any, ...]] = []
 
     class Remote(make()):  # type: ignore[misc]
-        def _mutate(self, type_: Any, states: Any, args: Any, source: Any, *, check: bool = False) -> am.Result:
-            asked.append((str(type_), states, args, source, check))
+        def _mutate(self, type_: Any, states: Any, args: Any, source: Any, *check: Any) -> am.Result:
+            asked.append((str(type_), states, args, source, any(check)))
             return am.Result.EXECUTED
 
         def is_(self, *states: Any) -> bool:

@@ -11,6 +11,7 @@ import gc
 import sys
 import tracemalloc
 from collections.abc import Callable, Mapping
+from itertools import cycle
 from types import FrameType
 
 import pytest
@@ -47,20 +48,14 @@ class Handlers:
 def toggling(states: Mapping[str, am.State] = TOGGLED, handlers: object | None = None) -> Callable[[], None]:
     """Give what toggles a machine, which has seen each of its mutations before."""
     mach = am.Machine(states, handlers=handlers, handler_timeout=0.1)
+    names = cycle("AB")
 
     def toggle() -> None:
-        mach.add1("B")
+        mach.add1(next(names))
 
-    def back() -> None:
-        mach.add1("A")
-
-    def both() -> None:
+    for _ in range(7):
         toggle()
-        back()
-
-    for _ in range(3):
-        both()
-    return toggle
+    return toggle  # next is "B"
 
 
 def calls_of(act: Callable[[], object]) -> int:
@@ -83,19 +78,25 @@ def calls_of(act: Callable[[], object]) -> int:
 
 
 def bytes_of(act: Callable[[], object]) -> int:
-    """Measure how much memory is taken, at most at one time, while something is done."""
+    """Measure how much memory is taken, at most at one time, while something is done; the least of several times."""
     gc.collect()
     gc.disable()
+    tracing = sys.gettrace()
+    sys.settrace(None)  # whoever measures coverage takes memory for each call
     tracemalloc.start()
+    taken: list[int] = []
     try:
-        before, _ = tracemalloc.get_traced_memory()
-        tracemalloc.reset_peak()
-        act()
-        _, peak = tracemalloc.get_traced_memory()
+        for _ in range(6):
+            before, _ = tracemalloc.get_traced_memory()
+            tracemalloc.reset_peak()
+            act()
+            _, peak = tracemalloc.get_traced_memory()
+            taken.append(peak - before)
     finally:
         tracemalloc.stop()
+        sys.settrace(tracing)
         gc.enable()
-    return peak - before
+    return min(taken)
 
 
 def test_the_count_sees_calls_of_python_and_of_c() -> None:
@@ -107,16 +108,16 @@ def test_the_count_sees_calls_of_python_and_of_c() -> None:
 
 
 def test_a_toggle_without_handlers() -> None:
-    assert calls_of(toggling()) <= 13
+    assert calls_of(toggling()) <= 14
 
 
 def test_a_toggle_with_four_handlers() -> None:
-    assert calls_of(toggling(handlers=Handlers())) <= 34
+    assert calls_of(toggling(handlers=Handlers())) <= 35
 
 
 def test_an_auto_state_that_follows() -> None:
     states = {**TOGGLED, "C": am.State(auto=True, require=["B"])}
-    assert calls_of(toggling(states)) <= 20
+    assert calls_of(toggling(states)) <= 21
 
 
 def test_tracing_is_paid_for_by_those_who_trace() -> None:
