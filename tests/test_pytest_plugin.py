@@ -863,6 +863,7 @@ def test_it_may_be_loaded_in_any_number_of_ways(pytester: pytest.Pytester, monke
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: installed\nVersion: 1.0\n")
     (package / "entry_points.txt").write_text(f"[pytest11]\n{PLUGIN} = {PLUGIN}\n")
     monkeypatch.setenv("PYTHONPATH", f"{package.parent}:{Path(asyncmachine.__file__).parent.parent}")
+    pytester.makeini("[pytest]")  # or pytest takes that of whatever project the temporary folder lies in
     pytester.makepyfile("def test_one(machine): machine({'Foo': {}})")
     options = ("-p", "no:cacheprovider", "-p", "no:looptime_plugin", "-p", "no:asyncio")
     pytester.runpytest_subprocess(*options).assert_outcomes(passed=1)
