@@ -73,6 +73,14 @@ class Posted:
         """The queue tick those have run at."""
 
 
+def _nesting(cause: Cause | None) -> int:
+    """Give in how many transitions one would be nested that is made now.
+
+    Nested it is only while its cause still runs: work that a transition has started has a stack of its own.
+    """
+    return 0 if cause is None or cause.is_completed else cause.depth + 1
+
+
 class Actor:
     """Drains a queue, one mutation after the other.
 
@@ -134,13 +142,10 @@ class Actor:
 
     def ask(self, mutation: Mutation) -> Result:
         """Submit a mutation from outside, unless it need not or cannot be queued. Give the result so far."""
-        cause = current.get()
-        if cause is None:
-            self._executor.depth = 0
-        else:
+        cause, depth = current.get(), 0
+        if cause is not None:
             mutation.source = mutation.source or cause.as_source()
-            # Nested only if it still runs: work that it has started has the same cause, and a stack of its own.
-            self._executor.depth = depth = 0 if cause.is_completed else cause.depth + 1
+            depth = _nesting(cause)
             if depth > DEPTH and self.is_idle and not mutation.is_check:
                 return self._ask_from_the_deep(mutation, cause)
         if self.busy or self._queue.items or self._executor.tracers is not None:
@@ -149,6 +154,7 @@ class Actor:
             # Nothing is before it, and nobody looks on: it takes its tick, and need not pass through the queue.
             self._queue.tick += 1
             mutation.queue_tick = self._queue.tick
+        self._executor.depth = depth
         self.busy = True
         try:
             result = self._run(mutation)
@@ -190,9 +196,11 @@ class Actor:
 
     def _drain_for(self, anchor: Actor) -> None:
         if self._queue.items and not self.busy and self._task is None:
-            self._executor.depth, self._anchor = DEPTH, anchor
+            self._anchor = anchor
             try:
-                self._drain()
+                self._drain(DEPTH)
+            except Exception as err:  # noqa: BLE001 - raised to the caller, once all that waits has been drained
+                anchor.raise_later(err)
             finally:
                 self._anchor = None
 
@@ -220,7 +228,7 @@ class Actor:
             # The task takes it up, in the context it was asked for in.
             mutation.context = copy_context()
         elif not self.busy and queue.items:
-            self._drain()
+            self._drain(_nesting(current.get()))
         if mutation.outcome is not None:
             return mutation.outcome
         return Result(mutation.queue_tick or queue.tick + 1, mutation=mutation, futures=self._host)
@@ -270,8 +278,9 @@ class Actor:
                 self._refuse()
         return future
 
-    def _drain(self) -> None:
+    def _drain(self, depth: int) -> None:
         """Step the queue until it is empty or the budget is spent; once, whatever the budget."""
+        self._executor.depth = depth
         self.busy = True
         try:
             self._run_in_context(self._queue.take())
@@ -297,10 +306,10 @@ class Actor:
         self.busy = False
         if self._queue.items and self._task is None:
             self._hand_over()
+        self._rest()
         raised, self._raised = self._raised, []
         for err in raised:
             self._faults.report("an error of a call that was interrupted", err)
-        self._rest()
 
     def _raise(self) -> None:
         """Raise what was raised meanwhile: the first error; the others are reported."""
@@ -423,10 +432,10 @@ class Actor:
                     break
         finally:
             self.busy = self._in_task = False
+        self._rest()
         raised, self._raised = self._raised, []
         for err in raised:
             self._faults.report("an error that had no caller to be raised to", err)
-        self._rest()
 
     def _admit(self) -> None:
         """Make posted calls until one has queued something, if the queue has room: threads are held back, not refused.

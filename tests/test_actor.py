@@ -1132,3 +1132,34 @@ async def test_work_of_a_deep_machine_starts_with_a_stack_of_its_own() -> None:
     assert any(result.queued for result in seen)
     for machine in machines:
         await machine.dispose()
+
+
+def test_a_machine_that_feeds_itself_is_not_nested_in_itself() -> None:
+    other = am.Machine({"Foo": {}})
+    results: list[am.Result] = []
+
+    def feed(e: am.Event) -> None:
+        results.append(other.toggle1("Foo"))
+        if len(results) < 3 * module.DEPTH:
+            e.machine.add1("Feed")
+
+    am.Machine({"Feed": {"multi": True}}, handlers={"FeedState": feed}).add1("Feed")
+    assert results == [am.Result.EXECUTED] * (3 * module.DEPTH)
+
+
+def test_an_error_from_the_deep_is_raised_to_the_caller_and_holds_up_nobody() -> None:
+    machines, _, order = chained(module.DEPTH + 6)
+    for machine in machines:
+        machine._core.raise_errors = True
+    deep = machines[module.DEPTH + 2]
+
+    def fail(e: am.Event) -> None:
+        raise ValueError(e.machine.id)
+
+    deep.bind_handlers({"AnyState": fail})
+    with pytest.raises(ValueError, match=deep.id):
+        machines[0].add1("Foo")
+    assert order == machines
+    assert all(machine.is_idle for machine in machines)
+    # Those between the caller and the deep have failed in the handler that called on.
+    assert [machine.is1("Foo") for machine in machines] == [False] * module.DEPTH + [True] * 6
