@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from asyncmachine.mutation import ADD, REMOVE, MutationType
+from asyncmachine.mutation import ADD, REMOVE, SET, MutationType
 from asyncmachine.schema import Schema
 
 __all__ = ["RelationStep", "RelationsResolver", "Resolver", "broken_relations"]
@@ -123,13 +123,8 @@ class RelationsResolver:
         before = sum(map(self._bit.__getitem__, active))
         # Lists keep the order; `has` is the set of what is listed. Where relations have nothing to say, which is most
         # often, a step looks at sets alone and leaves the list as it is.
-        if type_ is REMOVE:
-            listed, has = [i for i in active if not asked >> i & 1], before & ~asked
-        elif type_ is ADD:
-            stay = [i for i in active if not asked >> i & 1] if before & asked else active
-            listed, has = [*dict.fromkeys(called), *stay], before | asked
-        else:
-            listed, has = list(dict.fromkeys(called)), asked
+        listed = _asked_for(type_, called, active, before & asked)
+        has = before & ~asked if type_ is REMOVE else before | asked if type_ is ADD else asked
         # States that are active already imply nothing anew, unless they can be activated again.
         implying = (~before | self._multi) & self._adding
         spared, insisted = (asked, 0) if type_ is REMOVE else (0, asked)
@@ -262,6 +257,14 @@ class RelationsResolver:
             ordered.append(chosen)
             waiting &= ~(1 << chosen)
         return ordered
+
+
+def _asked_for(type_: MutationType, called: Sequence[int], active: Sequence[int], both: int) -> list[int]:
+    """List the states a mutation asks for, before any relation has its say; `both` is what is called and active."""
+    if type_ is SET:
+        return list(dict.fromkeys(called))
+    others = [i for i in active if not both >> i & 1] if both else active
+    return list(others) if type_ is REMOVE else [*dict.fromkeys(called), *others]
 
 
 def _bits(states: Iterable[int]) -> int:

@@ -65,8 +65,8 @@ class Rival:
     make: Callable[[Any], Any]
 
     @property
-    def library(self) -> str:
-        """The name of the library, whatever the variant."""
+    def package(self) -> str:
+        """The name of the package, whatever the variant."""
         return self.name.partition(",")[0]
 
 
@@ -313,5 +313,5 @@ def installed(rivals: list[Rival]) -> Iterator[Rival]:
 
 def missing() -> list[str]:
     """Give the names of the libraries that cannot be measured."""
-    names = {rival.library: rival.module for rival in (*SYNC, *ASYNC)} | {"uvloop": "uvloop"}
+    names = {rival.package: rival.module for rival in (*SYNC, *ASYNC)} | {"uvloop": "uvloop"}
     return [name for name, module in names.items() if not is_installed(module)]
