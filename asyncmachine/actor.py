@@ -195,7 +195,7 @@ class Actor:
         anchor.after_drain(partial(other._drain_for, anchor))
 
     def _drain_for(self, anchor: Actor) -> None:
-        if self._queue.items and not self.busy and self._task is None:
+        if self._queue.items and not self.busy:
             self._anchor = anchor
             try:
                 self._drain(DEPTH)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from conftest import turns
@@ -1222,3 +1222,37 @@ def test_a_handler_within_its_time_is_not_reported(handler: str, caplog: pytest.
     mach.bind_handlers({handler: lambda e: None})
     assert mach.add1("Foo").executed
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_auto_states_count_whether_somebody_watches_or_not(*, watched: bool) -> None:
+    states = {
+        "Foo": {},
+        "Auto": {"auto": True, "require": ["Foo"]},
+        "Never": {"auto": True, "require": ["Bar"]},
+        "Bar": {},
+    }
+    mach = am.Machine(cast("Any", states), tracers=[am.Tracer()] if watched else [])
+    mach.add1("Foo")  # Auto comes along
+    mach.remove1("Foo")  # and nothing can come
+    counts = mach.statistics()
+    assert (counts.transitions, counts.canceled) == (4, 1)
+
+
+def test_time_that_cancelling_work_takes_is_no_handlers(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("asyncmachine.executor.perf_counter", lambda: now)
+
+    class Slow:
+        def cancel(self) -> None:
+            nonlocal now
+            now += 5.0
+
+    mach = am.Machine({"Foo": {}}, handler_timeout=1.0, handlers={"FooExit": lambda e: None, "FooEnd": lambda e: None})
+    mach.add1("Foo")
+    mach._core.contexts.hold(mach.index1("Foo"), Slow())
+    mach.remove1("Foo")
+    assert now == 5.0
+    assert caplog.messages == []

@@ -440,3 +440,25 @@ def test_a_machine_with_plans_and_one_that_always_forgets_them_agree(
         return [*log, *calls]
 
     assert run(forgetful=False) == run(forgetful=True)
+
+
+@pytest.mark.parametrize("handlers", [{}, {"FooState": lambda e: None, "BarState": lambda e: None}])
+def test_handlers_bound_within_a_transition_are_called_from_the_next_one_on(handlers: dict[str, Any]) -> None:
+    calls: list[str] = []
+    mach = am.Machine({"Foo": {"remove": ["Bar"]}, "Bar": {"remove": ["Foo"]}}, handlers=handlers or None)
+    for _ in range(2):  # all plans are known
+        mach.add1("Foo")
+        mach.add1("Bar")
+
+    class Binder(am.Tracer):
+        @override
+        def transition_start(self, transition: am.Transition[Any]) -> None:
+            mach.detach_tracer(self)
+            mach.bind_handlers({name: lambda e: calls.append(e.name) for name in ("FooState", "BarState")})
+
+    mach.bind_tracer(Binder())
+    mach.add1("Foo")
+    assert calls == []
+    mach.add1("Bar")
+    mach.add1("Foo")
+    assert calls == ["BarState", "FooState"]

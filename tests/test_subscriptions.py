@@ -222,6 +222,16 @@ class TestComingTrue:
         assert not query.done()
         assert not args.done()
 
+    async def test_an_auto_state_that_nobody_handles_wakes_its_waiters(self) -> None:
+        mach = am.Machine({"Foo": {}, "Auto": {"auto": True, "require": ["Foo"]}})
+        coming, going = mach.when1("Auto"), mach.when_ticks("Auto", 2)
+        mach.add1("Foo")
+        assert coming.done()
+        assert not going.done()
+        mach.remove1("Foo")
+        assert going.done()
+        assert (await coming, await going) == (1, 2)
+
     async def test_a_query_gets_a_clock_of_its_own(self) -> None:
         mach = machine()
         given: list[am.Clock] = []

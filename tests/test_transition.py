@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from strategies import Boom, behaving, behaviours, operations, schemas
 from typing_extensions import override
 
 import asyncmachine as am
+from asyncmachine.plans import Trail
 
 
 class Ends(am.Tracer):
@@ -457,3 +459,40 @@ def test_the_result_of_a_drain_is_that_of_its_first_mutation() -> None:
     mach.bind_handlers({"FooState": lambda e: e.machine.add1("Bar")})
     assert mach.add1("Foo").executed
     assert mach.not1("Bar")
+
+
+# Times of records, long after.
+
+
+@given(st.lists(st.sampled_from(["Seen", "Unseen", "Failing"]), min_size=1, max_size=200))
+def test_a_record_tells_its_times_whatever_came_after(names: list[str]) -> None:
+    records: list[tuple[am.Transition[Any], am.Time, am.Time]] = []
+    mach = am.Machine({"Seen": {"multi": True}, "Unseen": {}, "Failing": {"multi": True}}, handler_timeout=None)
+    before = mach.time()
+
+    def keep(e: am.Event) -> None:
+        records.append((e.transition, before, e.transition.time_after))
+
+    def fail(e: am.Event) -> None:
+        keep(e)
+        raise ValueError("no fuel")
+
+    mach.bind_handlers({"SeenState": keep, "FailingState": fail, "ExceptionState": lambda e: None})
+    for name in names:
+        before = mach.time()
+        mach.toggle1(name) if name == "Unseen" else mach.add1(name)
+    for transition, then, planned in records:
+        assert transition.time_before == then
+        undone = len(transition.rolled_back)
+        assert transition.time_after.sum() == planned.sum() + undone
+        assert transition.as_source().machine_time == then.sum()
+
+
+def test_a_record_keeps_no_more_than_a_piece_of_the_way_alive() -> None:
+    records: list[am.Transition[Any]] = []
+    mach = am.Machine({"Foo": {"multi": True}}, handlers={"FooState": lambda e: records.append(e.transition)})
+    for _ in range(5 * Trail.LENGTH):
+        mach.add1("Foo")
+    assert {len(record.trail.moves) for record in records} == {Trail.LENGTH}
+    assert len({record.trail for record in records}) == 5
+    assert [record.time_before[0] for record in records] == [0, *range(1, 10 * Trail.LENGTH - 1, 2)]
