@@ -34,12 +34,13 @@ BUDGET = 0.005
 """Seconds a drain may take before the loop gets its turn."""
 
 
+_current = current.get
+
+
 DEPTH = 40
 """How many transitions of as many machines may be nested, each in a handler of the one before; more wait. A level takes
 up to ten frames of Python's stack, which holds a thousand."""
 
-
-_INTERRUPTED = Result(1, "interrupted")
 
 _MAKING = threading.Lock()
 
@@ -142,29 +143,28 @@ class Actor:
 
     def ask(self, mutation: Mutation) -> Result:
         """Submit a mutation from outside, unless it need not or cannot be queued. Give the result so far."""
-        cause, depth = current.get(), 0
+        cause, depth = _current(), 0
         if cause is not None:
             mutation.source = mutation.source or cause.as_source()
             depth = _nesting(cause)
             if depth > DEPTH and self.is_idle and not mutation.is_check:
                 return self._ask_from_the_deep(mutation, cause)
-        if self.busy or self._queue.items or self._executor.tracers is not None:
+        queue, executor = self._queue, self._executor
+        if self.busy or queue.items or executor.tracers is not None:
             return self._ask_for_later(mutation)
         if not mutation.is_check:
             # Nothing is before it, and nobody looks on: it takes its tick, and need not pass through the queue.
-            self._queue.tick += 1
-            mutation.queue_tick = self._queue.tick
-        self._executor.depth = depth
+            queue.tick = mutation.queue_tick = queue.tick + 1
+        executor.depth = depth
         self.busy = True
         try:
-            result = self._run(mutation)
-            if self._queue.items:
-                self._step_all()
-        except BaseException:
-            self._interrupted()
-            raise
+            result = executor.run(mutation)
+        except BaseException as err:  # noqa: BLE001 - raised to the caller when all is drained
+            result = self._failed(mutation, err)
+        if queue.items:
+            self._step_all()
         self.busy = False
-        if self._after or self._raised or self._subscriptions.queue_ends or self._executor.tracers is not None:
+        if self._after or self._raised or self._subscriptions.queue_ends or executor.tracers is not None:
             self._end()
         return result
 
@@ -251,9 +251,7 @@ class Actor:
     def cancel_all(self, result: Result) -> None:
         """Take everything off the queue, with this result."""
         while self._queue.items:
-            mutation = self._queue.take()
-            mutation.finish(result)
-            self._faults.settle(mutation, result)
+            self._queue.take().finish(result)
 
     def post(
         self,
@@ -284,11 +282,11 @@ class Actor:
         self.busy = True
         try:
             self._run_in_context(self._queue.take())
-            if self._queue.items:
-                self._step_all()
         except BaseException:
             self._interrupted()
             raise
+        if self._queue.items:
+            self._step_all()
         self.busy = False
         self._end()
 
@@ -320,43 +318,35 @@ class Actor:
 
     def _step_all(self) -> None:
         queue, until = self._queue, perf_counter() + BUDGET
-        while queue.items:
-            self._run_in_context(queue.take())
-            if queue.items and perf_counter() > until:
-                if self._hand_over():
-                    return
-                until = math.inf
+        try:
+            while queue.items:
+                self._run_in_context(queue.take())
+                if queue.items and perf_counter() > until:
+                    if self._hand_over():
+                        return
+                    until = math.inf
+        except BaseException:
+            self._interrupted()
+            raise
 
-    def _run_in_context(self, mutation: Mutation) -> Result:
+    def _run_in_context(self, mutation: Mutation) -> None:
         """Carry a mutation out in the context it was asked for in, if that is another one."""
         context, mutation.context = mutation.context, None
-        return self._run(mutation) if context is None else context.run(self._run, mutation)
-
-    def _run(self, mutation: Mutation) -> Result:
         try:
-            result = self._executor.run(mutation)
+            if context is None:
+                self._executor.run(mutation)
+            else:
+                context.run(self._executor.run, mutation)
         except Exception as err:  # noqa: BLE001 - raised to the caller when all is drained
             self._raised.append(err)
-            result = Result(1, str(err))
-        except BaseException:
-            self._done(mutation, _INTERRUPTED)
-            self._subscriptions.notify_queue()
-            raise
-        if result is not EXECUTED or mutation.on_done is not None or mutation.error is not None:
-            self._done(mutation, result)
-        else:
-            mutation.outcome = result
-        if self._subscriptions.queue_ticks:
-            self._subscriptions.notify_queue()
-        return result
 
-    def _done(self, mutation: Mutation, result: Result) -> None:
-        """Note what came of a mutation, and tell whoever waits for it."""
-        mutation.finish(result)
-        if result.canceled:
-            self._executor.canceled += 1
-        if mutation.error is not None:
-            self._faults.settle(mutation, result)
+    def _failed(self, mutation: Mutation, err: BaseException) -> Result:
+        """Keep an error to be raised when all is drained; raise it at once if it is none of the program's."""
+        if not isinstance(err, Exception):
+            self._interrupted()
+            raise err
+        self._raised.append(err)
+        return mutation.outcome or EXECUTED
 
     def _rest(self) -> None:
         """Say that the queue has ended, if it has, and do what waited for that."""

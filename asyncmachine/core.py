@@ -67,7 +67,6 @@ class Core:
         self.on_gone: Callable[[], object] | None = None
         self.text_log: TextLog | None = None
         self.timeouts: Timeouts | None = None
-        self.handler_timeout: float | None = None
         self.dispose_timeout: float = 1.0
         self.raise_errors = False
         self._make_resolver = make_resolver
@@ -182,7 +181,7 @@ class Core:
     def set_tracers(self, bound: Iterable[Tracer]) -> None:
         """Bind just these tracers."""
         bound = tuple(bound)
-        self.executor.tracers = Tracers(self.faults.report, bound) if bound else None
+        self.executor.watch(Tracers(self.faults.report, bound) if bound else None)
 
     def set_log(self, level: LogLevel, args: LogArgs | None) -> None:
         """Write the text log at a level, or none."""
@@ -208,7 +207,6 @@ class Core:
         before = Time(live.ticks)
         ticked = [i for i, tick in enumerate(snapshot.ticks) if tick != before[i]]
         live.ticks[:] = snapshot.ticks
-        live.total = sum(snapshot.ticks)
         live.trail = None
         live.standing = self.planner.active_set(tuple(live.index[name] for name in snapshot.active))
         self.queue.tick = snapshot.queue_tick

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from asyncmachine.handlers import Handler
-from asyncmachine.mutation import ADD, ExceptionArgs, Mutation, Result, current, new_mutation
+from asyncmachine.mutation import ADD, Args, ExceptionArgs, Mutation, Request, Result, Source, current, new_mutation
 from asyncmachine.plans import Planner
 from asyncmachine.schema import EXCEPTION
 from asyncmachine.transition import Transition
@@ -19,7 +20,6 @@ class Host(Protocol):
     """The machine, seen from its faults."""
 
     machine: Any
-    handler_timeout: float | None
     planner: Planner
 
     @property
@@ -76,8 +76,7 @@ class Faults:
             return
         self.note(error.err)
         request = self._host.planner.requests.of(ADD, EXCEPTION)
-        mutation = new_mutation(request, source=transition.as_source(), error=error)
-        self._host.submit(mutation, prepend=True)
+        self._host.submit(self.mutation(request, error, source=transition.as_source()), prepend=True)
 
     def work_failed(self, err: Exception, name: str) -> None:
         """Make the error of a piece of work the machine's."""
@@ -88,7 +87,7 @@ class Faults:
         cause = current.get()
         origin = (cause.called_states, cause.states_before) if cause else ((), ())
         request, source = self._host.planner.requests.of(ADD, EXCEPTION), cause.as_source() if cause else None
-        mutation = new_mutation(request, source=source, error=ExceptionArgs(err, name, *origin))
+        mutation = self.mutation(request, ExceptionArgs(err, name, *origin), source=source)
         self.submit_uncalled(mutation, f"the error of {name} could not be handled")
 
     def submit_uncalled(self, mutation: Mutation, failed: str, *, prepend: bool = False) -> None:
@@ -107,17 +106,25 @@ class Faults:
         finally:
             self._in_work = outer
 
-    def settle(self, mutation: Mutation, result: Result) -> None:
-        """Log the error a mutation carries, if nobody has handled it."""
-        error = mutation.error
-        if error is not None and (result.canceled or not self._host.is_bound(f"{EXCEPTION}State")):
+    def mutation(
+        self, request: Request, error: ExceptionArgs, payload: Args | None = None, source: Source | None = None
+    ) -> Mutation:
+        """Make a mutation that adds an error, which is logged if nobody handles it."""
+        mutation = new_mutation(request, payload, source)
+        mutation.error = error
+        mutation.when_done(partial(self._settle, error))
+        return mutation
+
+    def _settle(self, error: ExceptionArgs, result: Result) -> None:
+        """Log an error that nobody has handled."""
+        if result.canceled or not self._host.is_bound(f"{EXCEPTION}State"):
             where = f" in {error.handler}" if error.handler else ""
             self.report(f"[error] {error.err!r}{where}", error.err)
 
-    def handler_slow(self, handler: Handler, seconds: float) -> None:
+    def handler_slow(self, handler: Handler, seconds: float, limit: float) -> None:
         """Report a handler that has blocked the loop."""
         message = "[handler:slow] %r blocked the loop for %.3f s (handler_timeout is %s s); do it in async work"
-        self._host.logger.warning(message, handler, seconds, self._host.handler_timeout)
+        self._host.logger.warning(message, handler, seconds, limit)
 
     def report(self, message: str, err: BaseException) -> None:
         """Log an error with its traceback."""

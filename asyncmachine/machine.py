@@ -30,7 +30,6 @@ from asyncmachine.mutation import (
     Result,
     Source,
     check_args,
-    new_mutation,
 )
 from asyncmachine.relations import Resolver
 from asyncmachine.schema import Schema, SchemaLike
@@ -111,7 +110,7 @@ class Machine(MachineApi, StreamApi["Machine"]):
             make_resolver=resolver,
             queue_limit=queue_limit,
         )
-        core.handler_timeout = handler_timeout
+        core.executor.calls.limit = handler_timeout
         core.dispose_timeout = dispose_timeout
         core.raise_errors = raise_errors
         self._core, self._live, self._queue, self._waiters = core, core.live, core.queue, core.subscriptions
@@ -238,14 +237,17 @@ class Machine(MachineApi, StreamApi["Machine"]):
             core.home.check_thread()
         if self._live.closed:
             return DISPOSED
-        requests = core.planner.requests
-        request = requests.known[type_].get(states) if type(states) is str else None
         mutation = Mutation()
-        mutation.request = request or requests.of(type_, states)
+        try:
+            mutation.request = core.planner.requests.known[type_][states]
+        except TypeError:  # a list, say, which is no key
+            mutation.request = core.planner.requests.of(type_, states)
         mutation.payload = None if args is None else check_args(args)
-        mutation.source, mutation.error = source, None
-        mutation.is_auto, mutation.is_check, mutation.queue_tick = False, check, 0
-        mutation.context = mutation.outcome = mutation.on_done = None
+        mutation.source = source
+        mutation.is_auto = False
+        mutation.is_check = check
+        mutation.queue_tick = 0
+        mutation.error = mutation.context = mutation.outcome = mutation.on_done = None
         return core.ask(mutation) if core.breakpoints else core.actor.ask(mutation)
 
     @override
@@ -258,11 +260,11 @@ class Machine(MachineApi, StreamApi["Machine"]):
             core.faults.report("an error was added after the machine was disposed", err)
             return DISPOSED
         request = core.planner.requests.of(ADD, states)
-        mutation = new_mutation(request, check_args(args), source, error=ExceptionArgs(err))
+        mutation = core.faults.mutation(request, ExceptionArgs(err), check_args(args), source)
         core.faults.note(err)
         result = core.ask(mutation)
         if mutation.outcome is None and result.canceled:
-            core.faults.settle(mutation, result)
+            mutation.finish(result)
         return result
 
     def eval(self, fn: Callable[[], T]) -> T:
@@ -409,7 +411,7 @@ class Machine(MachineApi, StreamApi["Machine"]):
         0 1 0 0
         Result.EXECUTED
         """
-        self._core.executor.callback = callback
+        self._core.executor.call_back(callback)
 
     @override
     def on_dispose(self, callback: Callable[[Machine], object]) -> Callable[[], object]:

@@ -104,7 +104,6 @@ class MutationApi(ABC):
         (Result.EXECUTED, Result.EXECUTED, '()')
         """
         names, args = _split(states, args, more)
-        names = (names,) if isinstance(names, str) else tuple(names)
         return self._mutate(REMOVE if self.is_(names) else ADD, names, args, source)
 
     def toggle1(self, state: str, args: Args | None = None, *, source: Source | None = None) -> Result:
@@ -181,11 +180,11 @@ def _as_error(value: object) -> str:
     return f"{value.__name__}(...)" if isinstance(value, type) else f"ValueError({value!r})"
 
 
-def _split(states: States, args: Args | str | None, more: tuple[str, ...]) -> tuple[States, Args | None]:
+def _split(states: States, args: Args | str | None, more: tuple[str, ...]) -> tuple[str | tuple[str, ...], Args | None]:
     """Tell names from args where several names are given one by one: `add("Foo", "Bar")`."""
     if isinstance(args, str):
         return ((states, args, *more) if isinstance(states, str) else (*states, args, *more)), None
     if more:
         names = [*((states,) if isinstance(states, str) else states), *more]
         raise ArgsError(f"names after args mean nothing; write {names!r} as one list, and then the args")
-    return states, args
+    return (states if isinstance(states, str) else tuple(states)), args

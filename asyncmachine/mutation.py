@@ -164,21 +164,51 @@ class Request:
         self.calls_exception: bool = EXCEPTION in names
 
 
+class RequestsOfType(dict[Any, Request]):
+    """The requests of one type made so far, by a name or a tuple of names; one that is missing is made.
+
+    Args:
+        type_: the type.
+        schema: whose states are asked for.
+        bound: how many are kept; beyond it, they are forgotten and collected anew.
+    """
+
+    __slots__ = ("_bound", "_schema", "_type")
+
+    def __init__(self, type_: MutationType, schema: Schema, bound: int) -> None:
+        self._type = type_
+        self._schema = schema
+        self._bound = bound
+
+    def __missing__(self, given: str | tuple[str, ...]) -> Request:
+        key = given if isinstance(given, str) else tuple(given)
+        names = tuple(dict.fromkeys((key,) if isinstance(key, str) else key))
+        for name in names:
+            if name not in self._schema.index:
+                raise UnknownStateError(name, self._schema.names)
+        # A request is its own key to plans, so the same states named in two ways should be one object.
+        request = self.get(names) or Request(self._type, names, self._schema)
+        if len(self) >= self._bound:
+            self.clear()
+        self[key] = self[names] = request
+        return request
+
+
 class Requests:
     """The requests made of a schema so far, so that each type and list of states is looked up once.
 
     Args:
         schema: whose states are asked for.
-        bound: how many requests are kept of each type; beyond it, they are forgotten and collected anew.
+        bound: how many requests are kept of each type.
     """
 
-    __slots__ = ("_bound", "_schema", "known")
+    __slots__ = ("known",)
 
     def __init__(self, schema: Schema, bound: int = 4096) -> None:
-        self._schema = schema
-        self._bound = bound
-        self.known: dict[MutationType, dict[str | tuple[str, ...], Request]] = {type_: {} for type_ in MutationType}
-        """By type, and a name or a tuple of names as they were given."""
+        self.known: dict[MutationType, RequestsOfType] = {
+            type_: RequestsOfType(type_, schema, bound) for type_ in MutationType
+        }
+        """By type, and a name or a tuple of names; what else names states may be no key."""
 
     def of(self, type_: MutationType, states: str | Iterable[str]) -> Request:
         """Give the request for one state or several.
@@ -186,20 +216,7 @@ class Requests:
         Raises:
             UnknownStateError: the schema has no such state.
         """
-        given = states if isinstance(states, str) else tuple(states)
-        known = self.known[type_]
-        request = known.get(given)
-        if request is None:
-            names = tuple(dict.fromkeys((given,) if isinstance(given, str) else given))
-            for name in names:
-                if name not in self._schema.index:
-                    raise UnknownStateError(name, self._schema.names)
-            # A request is its own key to plans, so the same states named in two ways should be one object.
-            request = known.get(names) or Request(type_, names, self._schema)
-            if len(known) >= self._bound:
-                known.clear()
-            known[given] = known[names] = request
-        return request
+        return self.known[type_][states if isinstance(states, str) else tuple(states)]
 
 
 class Mutation:
@@ -300,14 +317,13 @@ def new_mutation(
     payload: Args | None = None,
     source: Source | None = None,
     *,
-    error: ExceptionArgs | None = None,
     is_auto: bool = False,
 ) -> Mutation:
     """Make a mutation that is no check."""
     mutation = Mutation()
-    mutation.request, mutation.payload, mutation.source, mutation.error = request, payload, source, error
+    mutation.request, mutation.payload, mutation.source = request, payload, source
     mutation.is_auto, mutation.is_check, mutation.queue_tick = is_auto, False, 0
-    mutation.context = mutation.outcome = mutation.on_done = None
+    mutation.error = mutation.context = mutation.outcome = mutation.on_done = None
     return mutation
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
+from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
 from asyncmachine.mutation import ADD, EXECUTED, REMOVE, Mutation, Request, Requests, Result
@@ -19,6 +20,7 @@ from asyncmachine.relations import RelationsResolver, RelationStep, Resolver
 from asyncmachine.schema import ANY, Schema
 
 __all__ = [
+    "LONGEST",
     "NO_HANDLERS",
     "ActiveSet",
     "BoundCall",
@@ -129,7 +131,6 @@ class Plan:
         "planner",
         "request",
         "ticked",
-        "ticks",
         "timed",
     )
 
@@ -148,12 +149,11 @@ class Plan:
         self.ticked: tuple[int, ...] = self.exits + self.enters
         self.mask: int = (before.mask ^ after.mask) | again
         """The states that tick, as bits."""
-        self.changes: tuple[tuple[int, int], ...] = tuple([(i, 2 if again >> i & 1 else 1) for i in self.ticked])
-        """Positions of the states that tick, with by how much."""
-        self.ticks: int = len(self.ticked)
+        self.changes: tuple[int, ...] = self.ticked
+        """Positions of the states that tick, once for each tick: a multi state that is activated anew has two."""
         self.flips: tuple[int, ...] = self.ticked
         if again:
-            self.ticks += again.bit_count()
+            self.changes += _listed(self.ticked, again)
             self.flips = tuple([i for i in self.ticked if not again >> i & 1])
         self.negotiation: tuple[Call, ...] = ()
         self.asks: tuple[BoundCall, ...] = ()
@@ -386,46 +386,43 @@ class Planner:
                 yield Call(kind, name, state, *found, self.names[state] if state >= 0 else ANY)
 
 
-class Trail:
+LONGEST = 64
+"""How many moves there are on a trail: so many are undone at most to tell a time, and are kept alive by a record."""
+
+
+class Trail(list[Sequence[int]]):
     """The way a clock has gone from some time on: its ticks then, and each move since.
 
     Transitions keep their place on it instead of a copy of all ticks, and say what the time was if they are asked.
     """
 
-    __slots__ = ("machine_tick", "moves", "start")
-
-    LENGTH = 64
-    """How many moves there are on one: so many are undone at most to tell a time, and are kept alive by a record."""
+    __slots__ = ("machine_tick", "start")
 
     def __init__(self, live: Live) -> None:
         self.start: tuple[int, ...] = tuple(live.ticks)
         self.machine_tick: int = live.machine_tick
-        self.moves: list[Sequence[tuple[int, int]]] = []
 
     def ticks_at(self, place: int) -> tuple[int, ...]:
         """Give the ticks before the move at a place."""
         ticks = list(self.start)
-        for changes in self.moves[:place]:
-            for i, by in changes:
-                ticks[i] += by
+        for i in chain.from_iterable(self[:place]):
+            ticks[i] += 1
         return tuple(ticks)
 
     def total_at(self, place: int) -> int:
         """Give the sum of the ticks before the move at a place."""
-        return sum(self.start) + sum([by for changes in self.moves[:place] for _, by in changes])
+        return sum(self.start) + sum(map(len, self[:place]))
 
 
 class Live:
     """The clock of a running machine, and the active set it stands on."""
 
-    __slots__ = ("closed", "index", "machine_tick", "schema", "standing", "ticks", "total", "trail")
+    __slots__ = ("closed", "index", "machine_tick", "schema", "standing", "ticks", "trail")
 
     def __init__(self, schema: Schema, standing: ActiveSet) -> None:
         self.schema: Schema = schema
         self.index: Mapping[str, int] = schema.index
         self.ticks: list[int] = [0] * len(schema.names)
-        self.total: int = 0
-        """The sum of all ticks."""
         self.machine_tick: int = 1
         """How many times the machine was started."""
         self.standing: ActiveSet = standing

@@ -82,7 +82,10 @@ class Subscriptions:
         self.by_state: dict[int, dict[Waiter, None]] = {}
         """Who waits for a state's clock."""
         self.waited: int = 0
-        """The states that somebody may wait for, as bits: one look tells that a transition wakes nobody."""
+        """The states that somebody may wait for, as bits: one look tells that a transition wakes nobody.
+
+        All of them, if somebody waits for any clock.
+        """
         self.queries: dict[Waiter, None] = {}
         """Who waits for any clock."""
         self.queue_ticks: dict[PlainWaiter, None] = {}
@@ -132,6 +135,7 @@ class Subscriptions:
         """Wait until a predicate of the clock holds."""
         waiter = QueryWaiter(loop=self._host.home.bind_loop())
         waiter.predicate, waiter.live = predicate, self._live
+        self.waited = -1
         return self._register(waiter, self.queries)
 
     def error(self) -> asyncio.Future[BaseException]:
@@ -194,9 +198,10 @@ class Subscriptions:
         waited, asked, several = self.waited, self.queries, False
         for i in ticked:
             if waited >> i & 1:
-                bucket = self.by_state[i]
+                bucket = self.by_state.get(i)
                 if not bucket:
-                    self.waited &= ~(1 << i)
+                    if not self.queries:
+                        self.waited &= ~(1 << i)
                 elif asked:
                     asked, several = {**asked, **bucket}, True
                 else:

@@ -130,7 +130,7 @@ class Timeouts:
             return new_mutation(requests.of(ADD, then), args)
         error = ExceptionArgs(StateTimeoutError(args.state, args.timeout))
         self._host.faults.note(error.err)
-        return new_mutation(requests.of(ADD, dict.fromkeys((then, EXCEPTION))), args, error=error)
+        return self._host.faults.mutation(requests.of(ADD, dict.fromkeys((then, EXCEPTION))), error, args)
 
     def _warn(self, mutation: Mutation, args: TimeoutArgs, result: Result) -> None:
         if result.canceled:

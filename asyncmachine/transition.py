@@ -172,9 +172,7 @@ class Transition(Generic[M]):
         if not self.committed and (self.is_completed or not self.is_accepted or self.mutation.is_check):
             return self.time_before
         ticks = list(self.time_before)
-        for i, by in self.plan.changes:
-            ticks[i] += by
-        for i in self.rolled_back:
+        for i in (*self.plan.changes, *self.rolled_back):
             ticks[i] += 1
         return Time(ticks)
 

@@ -89,7 +89,7 @@ def test_an_implementation_decides_only_what_is_abstract() -> None:
     remote.can_add("Foo", "Bar")
     remote.toggle1("Foo")
     assert asked == [
-        ("add", ["Foo", "Bar"], {"id": 1}, source, False),
+        ("add", ("Foo", "Bar"), {"id": 1}, source, False),
         ("remove", "Foo", None, None, False),
         ("add", ("Foo", "Bar"), None, None, True),
         ("remove", "Foo", None, None, False),

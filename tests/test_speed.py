@@ -108,16 +108,16 @@ def test_the_count_sees_calls_of_python_and_of_c() -> None:
 
 
 def test_a_toggle_without_handlers() -> None:
-    assert calls_of(toggling()) <= 14
+    assert calls_of(toggling()) <= 10
 
 
 def test_a_toggle_with_four_handlers() -> None:
-    assert calls_of(toggling(handlers=Handlers())) <= 35
+    assert calls_of(toggling(handlers=Handlers())) <= 25
 
 
 def test_an_auto_state_that_follows() -> None:
     states = {**TOGGLED, "C": am.State(auto=True, require=["B"])}
-    assert calls_of(toggling(states)) <= 21
+    assert calls_of(toggling(states)) <= 18
 
 
 def test_tracing_is_paid_for_by_those_who_trace() -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -275,43 +273,3 @@ def test_a_handler_called_within_a_log_handler_does_not_wait_for_the_watchdog() 
             assert reports.come.wait(60)
     finally:
         logger.removeFilter(wants)
-
-
-# What the machine says without a watchdog.
-
-
-def test_a_slow_handler_is_reported_when_it_returns(caplog: pytest.LogCaptureFixture) -> None:
-    machine = am.Machine({"Foo": {}}, id="slow", handler_timeout=0.001)
-    machine.bind_handlers({"FooEnter": lambda e: time.sleep(0.002), "FooState": lambda e: None}, id="Handlers")
-    machine.add1("Foo")
-    record = caplog.records[0]
-    assert record.name == "asyncmachine.slow"
-    assert record.levelno == logging.WARNING
-    said = re.fullmatch(
-        r"\[handler:slow\] FooEnter of Handlers blocked the loop for (\d+\.\d+) s "
-        r"\(handler_timeout is 0\.001 s\); do it in async work",
-        record.getMessage(),
-    )
-    assert said is not None
-    assert float(said[1]) >= 0.002
-
-
-def test_a_slow_handler_that_raises_is_reported_too(caplog: pytest.LogCaptureFixture) -> None:
-    def slow(e: am.Event) -> None:
-        time.sleep(0.002)
-        raise ValueError("and it fails")
-
-    machine = am.Machine({"Foo": {}}, handler_timeout=0.001)
-    machine.bind_handlers({"FooState": slow}, id="Handlers")
-    machine.add1("Foo")
-    assert caplog.messages[0].startswith("[handler:slow] FooState of Handlers blocked the loop")
-    assert machine.is_err
-
-
-@pytest.mark.parametrize("timeout", [None, 3600])
-def test_a_slow_handler_is_not_reported_where_that_is_fine(
-    caplog: pytest.LogCaptureFixture, timeout: float | None
-) -> None:
-    machine = am.Machine({"Foo": {}}, handler_timeout=timeout, handlers={"FooState": lambda e: time.sleep(0.002)})
-    machine.add1("Foo")
-    assert caplog.records == []
