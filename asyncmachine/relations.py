@@ -7,8 +7,9 @@ States are positions in the order of the schema's names, and sets of them are th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from typing import Protocol
 
 from asyncmachine.mutation import ADD, REMOVE, SET, MutationType
@@ -250,13 +251,27 @@ class RelationsResolver:
         waiting = _bits(states)
         if not any(self._after[i] & waiting for i in states):
             return states
-        rest, ordered = [*states], list[int]()
-        while rest:
-            chosen = next((i for i in rest if not self._after[i] & waiting), rest[0])
-            rest.remove(chosen)
-            ordered.append(chosen)
-            waiting &= ~(1 << chosen)
-        return ordered
+        place = {state: at for at, state in enumerate(states)}
+        before = [[place[other] for other in _listed(self._after[state] & waiting)] for state in states]
+        followers: list[list[int]] = [[] for _ in states]
+        for at, others in enumerate(before):
+            for other in others:
+                followers[other].append(at)
+        missing = [len(others) for others in before]
+        free = [at for at, count in enumerate(missing) if not count]  # in order, so it is a heap already
+        rest = iter(range(len(states)))
+        done: dict[int, None] = {}
+        while len(done) < len(states):
+            # In a circle nobody is free; then the first of those that wait goes.
+            at = heappop(free) if free else next(at for at in rest if at not in done)
+            if at in done:
+                continue
+            done[at] = None
+            for follower in followers[at]:
+                missing[follower] -= 1
+                if not missing[follower]:
+                    heappush(free, follower)
+        return [states[at] for at in done]
 
 
 def _asked_for(type_: MutationType, called: Sequence[int], active: Sequence[int], both: int) -> list[int]:
@@ -265,6 +280,14 @@ def _asked_for(type_: MutationType, called: Sequence[int], active: Sequence[int]
         return list(dict.fromkeys(called))
     others = [i for i in active if not both >> i & 1] if both else active
     return list(others) if type_ is REMOVE else [*dict.fromkeys(called), *others]
+
+
+def _listed(states: int) -> Iterator[int]:
+    """Give the states of a set."""
+    while states:
+        lowest = states & -states
+        yield lowest.bit_length() - 1
+        states ^= lowest
 
 
 def _bits(states: Iterable[int]) -> int:
