@@ -132,8 +132,11 @@ class Disposal:
                 host.actor.resume()
                 await asyncio.wait([self._subscriptions.queue_end()], timeout=host.dispose_timeout)
             # The handlers of the end may have built more.
-            await self._dispose_children([child for child in host.children if child not in known])
+            known += (late := [child for child in host.children if child not in known])
+            await self._dispose_children(late)
             host.close()
+            # So may work have, meanwhile; from now on the machine is no parent any more.
+            await self._dispose_children([child for child in host.children if child not in known])
             self._contexts.cancel_states()
             for work in self._works:
                 if not work.to_the_end:

@@ -86,7 +86,7 @@ class MachineBusyError(AsyncMachineError, RuntimeError):
 
 
 class MachineDisposedError(AsyncMachineError, RuntimeError):
-    """The machine was disposed before what was waited for could happen."""
+    """The machine was disposed: what was waited for cannot happen any more, and it can be no parent."""
 
 
 class SnapshotError(AsyncMachineError, ValueError):

@@ -17,7 +17,7 @@ from asyncmachine.breakpoints import Breakpoint
 from asyncmachine.clock import Time
 from asyncmachine.contexts import MACHINE
 from asyncmachine.core import DISPOSED, Core
-from asyncmachine.errors import HandlerError, MachineLoopError
+from asyncmachine.errors import HandlerError, MachineDisposedError, MachineLoopError
 from asyncmachine.events import EventOf
 from asyncmachine.logs import LogArgs, LogLevel
 from asyncmachine.marks import Mark, Marked, On
@@ -79,6 +79,7 @@ class Machine(MachineApi, StreamApi["Machine"]):
     Raises:
         SchemaError: the schema cannot work; with all of its problems.
         HandlerError: a handler could never be called.
+        MachineDisposedError: `parent` was disposed.
 
     >>> door = am.Machine({"Open": {"remove": ["Closed"]}, "Closed": {"remove": ["Open"]}})
     >>> door.add1("Open"), door.add1("Closed"), str(door)
@@ -102,6 +103,8 @@ class Machine(MachineApi, StreamApi["Machine"]):
         log_args: LogArgs | None = None,
         resolver: Callable[[Schema], Resolver] | None = None,
     ) -> None:
+        if parent is not None and parent._live.closed:
+            raise MachineDisposedError(f"the machine {parent.id} was disposed, and can be no parent any more")
         core = Core(
             self,
             id,

@@ -1297,3 +1297,29 @@ def test_a_child_that_is_built_while_its_parent_ends_without_a_loop_is_disposed_
         parent.add1("Start")
     assert [child.is_disposed for child in children] == [True]
     assert parent.children == ()
+
+
+async def test_a_child_that_is_built_while_those_before_it_end_is_disposed_too() -> None:
+    children: list[am.Machine] = []
+
+    def build(machine: am.Machine) -> None:
+        child = am.Machine({"Foo": {}}, id=f"child {len(children)}", parent=machine)
+        if len(children) < 2:
+            child.on_dispose(lambda _: build(machine))
+        children.append(child)
+
+    parent = am.Machine({"Start": {}}, handlers={"StartEnd": lambda e: build(e.machine)})
+    build(parent)
+    parent.add1("Start")
+    await parent.dispose()
+    assert len(children) == 4
+    assert all(child.is_disposed for child in children)
+    assert parent.children == ()
+
+
+def test_a_disposed_machine_can_be_no_parent() -> None:
+    parent = am.Machine({"Foo": {}}, id="gone")
+    parent.dispose()
+    with pytest.raises(am.MachineDisposedError, match="the machine gone was disposed, and can be no parent"):
+        am.Machine({"Foo": {}}, parent=parent)
+    assert parent.children == ()
