@@ -186,8 +186,6 @@ class Disposal:
         host = self._host
         with anyio.move_on_after(host.dispose_timeout) as scope:
             try:
-                if not host.is_idle:
-                    host.actor.resume()
                 await host.announce_end()
             except Exception as err:  # noqa: BLE001 - the end of a machine is not stopped by its handlers
                 host.faults.report("adding Disposing at the end of the machine failed", err)

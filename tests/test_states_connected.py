@@ -279,6 +279,22 @@ async def test_a_connection_made_just_as_connecting_is_left_is_ended(client: Cli
     assert client.state == "Disconnected"
 
 
+async def test_a_connection_made_while_the_removal_of_connecting_waits_is_ended(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncmachine.actor.BUDGET", -1.0)
+
+    async def busy() -> None:
+        assert client.machine.remove1("Connecting").queued
+
+    client.network.before = busy
+    client.machine.add1("Start")
+    await asyncio.wait_for(client.machine.when_time1("Connecting", 2), 10)
+    await turns(20)  # one for each mutation, and those that follow
+    assert (client.network.made, client.network.open) == (1, set())
+    assert client.machine.tick("Connected") == 0
+
+
 async def test_a_connection_made_in_spite_of_being_cancelled_is_ended_also_while_the_next_is_made(
     client: Client,
 ) -> None:

@@ -229,9 +229,11 @@ class Connector(Generic[C]):
         raise AssertionError  # pragma: no cover - the last attempt returns or raises
 
     async def _hold(self, machine: Machine, connection: C, activation: int) -> None:
-        """Have the machine connected, and wait until it is not any more."""
-        if machine.tick(ConnectedStates.Connecting) != activation:
-            return  # left just now, too late for `connect` to be cancelled
+        """Have the machine connected, and wait until it is not any more.
+
+        If Connecting was left too late for `connect` to be cancelled, or is left before the mutation runs,
+        `ConnectedEnter` refuses.
+        """
         args = ConnectedArgs(connection)
         self._offers[args] = activation
         try:
