@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 if TYPE_CHECKING:
-    from asyncmachine.bench import Bench
+    from asyncmachine.testbench import Bench
 
 __all__ = ["machine", "module_machine", "session_machine"]
 
@@ -34,7 +34,7 @@ def _benches(config: pytest.Config) -> list[Bench]:
 
 
 def _bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
-    from asyncmachine.bench import Bench  # noqa: PLC0415 - a run without machines should not pay for it
+    from asyncmachine.testbench import Bench  # noqa: PLC0415 - a run without machines should not pay for it
 
     bench = Bench(str(request.fixturename))
     _benches(request.config).append(bench)

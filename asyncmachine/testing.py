@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from asyncmachine.api import MachineApi, Tracer
-from asyncmachine.bench import Bench
 from asyncmachine.machine import Machine
 from asyncmachine.reading import flatten
 from asyncmachine.recording import Recording, describe, line_of, record
 from asyncmachine.schema import EXCEPTION, SchemaLike
 from asyncmachine.settling import settle
+from asyncmachine.testbench import Bench
 from asyncmachine.transition import Transition
 
 if TYPE_CHECKING:

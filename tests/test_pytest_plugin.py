@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 import asyncmachine.testing
-from asyncmachine import bench, pytest_plugin, recording, rules
+from asyncmachine import pytest_plugin, recording, rules, testbench
 
 pytest_plugins = ["pytester"]
 
 # Runs within this one take modules anew that were not imported before, and leave none behind.
-LOADED = (asyncmachine.testing, bench, pytest_plugin, recording, rules)
+LOADED = (asyncmachine.testing, testbench, pytest_plugin, recording, rules)
 PLUGIN = "asyncmachine.pytest_plugin"
 ROOT = Path(__file__).parent.parent
 
@@ -875,7 +875,7 @@ def test_it_may_be_loaded_in_any_number_of_ways(pytester: pytest.Pytester, monke
 def test_loading_it_loads_nothing_that_is_not_used_yet() -> None:
     code = f"""
 import sys, {PLUGIN}
-late = {{"bench", "testing", "recording", "settling", "rules"}}
+late = {{"testbench", "testing", "recording", "settling", "rules"}}
 assert not late & {{name.rpartition(".")[2] for name in sys.modules if name.startswith("asyncmachine.")}}
 assert "hypothesis" not in sys.modules
 """

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 import asyncmachine as am
-from asyncmachine.bench import Bench
+from asyncmachine.testbench import Bench
 
 SCHEMA = {"Start": {}, "Ready": {"require": ["Start"]}}
 
