@@ -9,9 +9,11 @@ Run it with pytest, pytest-asyncio, looptime and hypothesis installed: `python e
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import anyio
 import pytest
@@ -165,6 +167,8 @@ TestUploads.settings = settings(max_examples=20, stateful_step_count=20, deadlin
 
 
 if __name__ == "__main__":
-    # In a process of its own, as pytest wants to be there before what it tests.
-    options = ["-o", "asyncio_mode=auto", "-p", "asyncmachine.pytest_plugin", "-p", "looptime_plugin"]
+    # In a process of its own, as pytest wants to be there before what it tests; without the settings of any project.
+    options = ["-c", os.devnull, "--rootdir", str(Path(__file__).parent)]
+    options += ["-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"]
+    options += ["-p", "asyncmachine.pytest_plugin", "-p", "looptime_plugin"]
     sys.exit(subprocess.call([sys.executable, "-m", "pytest", __file__, *options, *sys.argv[1:]]))  # noqa: S603

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,11 +77,12 @@ def test_the_example_fails_if_the_service_is_broken(pytester: pytest.Pytester) -
     result.stdout.fnmatch_lines(["*- machines -*", "uploads: (Start:1 Online:1 Uploaded:1) *"])
 
 
-def test_the_example_is_a_program(monkeypatch: pytest.MonkeyPatch, pytester: pytest.Pytester) -> None:
+def test_the_example_is_a_program_that_leaves_the_settings_around_it_alone(
+    monkeypatch: pytest.MonkeyPatch, pytester: pytest.Pytester
+) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(asyncmachine.__file__).parent.parent))
-    result = pytester.runpython_c(
-        "import runpy, sys; sys.argv = ['example', '-q', '-p', 'no:cacheprovider', '-k', 'sent'];"
-        f"runpy.run_path({str(ROOT / 'examples' / 'testing_a_service.py')!r}, run_name='__main__')"
-    )
+    pytester.makeini("[pytest]\naddopts = --strict-config\noption_of_a_plugin_that_is_not_installed = 1\n")
+    script = pytester.makepyfile(testing_a_service=(ROOT / "examples" / "testing_a_service.py").read_text())
+    result = pytester.run(sys.executable, script, "-q", "-p", "no:cacheprovider", "-k", "sent")
     result.assert_outcomes(passed=2)
     assert result.ret == 0
