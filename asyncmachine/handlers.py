@@ -231,8 +231,13 @@ def _collect_methods(target: object, binding: Binding, words: Vocabulary) -> Ite
         for name, limit in marked.items():
             yield _checked(name, getattr(target, attribute), binding, words, limit, marked=True)
         bare = attribute.removeprefix(prefix)
-        named = bare[:1].isupper() and attribute.startswith(prefix) and bare not in marked
-        if named and (words.meanings(bare) or (strict and words.looks_like_handler(bare))):
+        if bare in marked or not attribute.startswith(prefix):
+            continue
+        if bare[:1].isupper():
+            is_meant = bool(words.meanings(bare)) or (strict and words.looks_like_handler(bare))
+        else:  # of the states "set" and "up", `upState` is a handler, but `setup` may well be something else
+            is_meant = any([meaning.suffix for meaning in words.meanings(bare)])
+        if is_meant:
             yield _checked(bare, getattr(target, attribute), binding, words, None)
 
 

@@ -187,6 +187,25 @@ def test_what_is_no_handlers_name_is_let_be() -> None:
     assert handlers.calls == ["FooState"]
 
 
+def test_states_in_lower_case_have_handlers_by_suffix_but_not_for_pairs() -> None:
+    calls: list[str] = []
+
+    class Handlers:
+        def setEnter(self, e: am.Event) -> None:
+            calls.append("setEnter")
+
+        def upState(self, e: am.Event) -> None:
+            calls.append("upState")
+
+        def setup(self) -> None:
+            calls.append("setup")
+
+    mach = am.Machine({"set": {}, "up": {}}, handlers=Handlers())
+    mach.add1("set")
+    mach.add1("up")
+    assert calls == ["setEnter", "upState"]
+
+
 def test_a_prefix_tells_handlers_of_several_machines_apart_on_one_object() -> None:
     class Handlers(Noting):
         door_FooState = light_FooState = light_BarState = FooState = door_FooEnter = Noting.note
