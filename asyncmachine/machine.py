@@ -521,6 +521,7 @@ class Machine(MachineApi, StreamApi["Machine"]):
             A handle with `done()` and `cancel()`.
 
         Raises:
+            HandlerError: `fn` is no function, but what one returned, as in `fork(fn())`; or `limit` is below 1.
             MachineLoopError: no loop is running.
 
         >>> async def main():
@@ -536,11 +537,11 @@ class Machine(MachineApi, StreamApi["Machine"]):
         name = getattr(fn, "__qualname__", type(fn).__qualname__)
         if limit is not None and limit < 1:
             raise HandlerError(f"limit is how many may run at once, 1 or more, not {limit}")
+        call = partial(as_coroutine_function(fn), *args)
         position = MACHINE if state is None else self.index1(state)
         if self._live.closed:
             self._core.home.bind_loop()
             return Work.ended(name)
-        call = partial(as_coroutine_function(fn), *args)
         return self._core.works.start(name, position, call, delay=delay, limit=limit, key=(position, limit_key(fn)))
 
     # Changing the machine itself.

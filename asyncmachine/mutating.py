@@ -183,8 +183,17 @@ def _as_error(value: object) -> str:
 def _split(states: States, args: Args | str | None, more: tuple[str, ...]) -> tuple[str | tuple[str, ...], Args | None]:
     """Tell names from args where several names are given one by one: `add("Foo", "Bar")`."""
     if isinstance(args, str):
+        if more and not isinstance(more[-1], str):
+            raise ArgsError(
+                f"names that go with args come as one list; write {_listed(states, args, *more[:-1])!r}, "
+                f"and then {more[-1]!r}"
+            )
         return ((states, args, *more) if isinstance(states, str) else (*states, args, *more)), None
     if more:
-        names = [*((states,) if isinstance(states, str) else states), *more]
+        names = _listed(states, *more)
         raise ArgsError(f"names after args mean nothing; write {names!r} as one list, and then the args")
     return (states if isinstance(states, str) else tuple(states)), args
+
+
+def _listed(states: States, *more: str) -> list[str]:
+    return [*((states,) if isinstance(states, str) else states), *more]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 from typing import TypeVar, TypeVarTuple
@@ -28,11 +29,22 @@ def run(
         use_uvloop: run on uvloop; if None, where it is installed.
         debug: run the loop in asyncio's debug mode.
 
+    Raises:
+        TypeError: `main` is no function, but what one returned, as in `am.run(main())`.
+
     >>> async def main(name):
     ...     return f"hello {name}"
     >>> am.run(main, "world")
     'hello world'
     """
+    if not callable(main):
+        raise _no_function(main)
     if use_uvloop is None:
         use_uvloop = find_spec("uvloop") is not None
     return anyio.run(main, *args, backend="asyncio", backend_options={"use_uvloop": use_uvloop, "debug": debug})
+
+
+def _no_function(given: object) -> TypeError:
+    if inspect.iscoroutine(given):
+        given.close()  # or Python would warn that it was never awaited
+    return TypeError(f"run takes a function and what it is called with, am.run(main, *args), not {given!r}")

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from asyncmachine.clock import Clock, Time, next_active
+from asyncmachine.errors import ArgsError
 from asyncmachine.mutation import Result
 from asyncmachine.reading import ReadApi, flatten
 from asyncmachine.schema import EXCEPTION
@@ -98,6 +99,9 @@ class WaitApi(ReadApi):
             state: the state to enter.
             match: what the args must hold, compared by `==`, or a predicate of all of them.
 
+        Raises:
+            ArgsError: the match is neither a mapping nor a function.
+
         >>> async def main():
         ...     loaded = mach.when_args("Foo", {"id": 2})
         ...     mach.add1("Foo", {"id": 1}), mach.remove1("Foo"), mach.add1("Foo", {"id": 2, "by": "me"})
@@ -105,7 +109,10 @@ class WaitApi(ReadApi):
         >>> am.run(main)
         {'id': 2, 'by': 'me'}
         """
-        return self._waiters.args(self.index1(state), {} if match is None else match)
+        wanted: ArgsMatch = {} if match is None else match
+        if not callable(wanted) and not isinstance(wanted, Mapping):
+            raise ArgsError(f'args are matched with a mapping, {{"name": value}}, or a function of them, not {match!r}')
+        return self._waiters.args(self.index1(state), wanted)
 
     def when_time(self, states: Iterable[str], time: Iterable[int]) -> asyncio.Future[Time]:
         """Wait until each of the states has reached its tick; gives their ticks then.

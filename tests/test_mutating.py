@@ -260,11 +260,13 @@ def test_a_form_for_one_state_takes_a_second_name_for_wrong_args(mach: am.Machin
 
 
 @pytest.mark.parametrize("kind", ["add", "remove", "set", "toggle", "can_add", "can_remove"])
-def test_names_after_args_are_refused(mach: am.Machine, recorder: Recorder, kind: str) -> None:
+def test_names_one_by_one_do_not_go_with_args(mach: am.Machine, recorder: Recorder, kind: str) -> None:
     with pytest.raises(am.ArgsError, match=r"names after args mean nothing; write \['Foo', 'Bar'\] as one list"):
         getattr(mach, kind)("Foo", {"id": 1}, "Bar")
     with pytest.raises(am.ArgsError, match=r"write \['Foo', 'Bar', 'Baz'\] as one list, and then the args"):
         getattr(mach, kind)(["Foo", "Bar"], None, "Baz")
+    with pytest.raises(am.ArgsError, match=r"write \['Foo', 'Bar'\], and then {'id': 1}"):
+        getattr(mach, kind)("Foo", "Bar", {"id": 1})
     assert recorder.asked == []
 
 

@@ -73,3 +73,10 @@ def test_a_machine_lives_on_it_and_what_it_left_undone_ends_with_it(*, use_uvloo
 
     assert am.run(main, use_uvloop=use_uvloop) == am.Time([1])
     assert ends == ["work"]
+
+
+def test_a_coroutine_in_place_of_the_function_is_refused() -> None:
+    # The coroutine is closed, or there would be a warning that it was never awaited.
+    for called in (loop_of(), None):
+        with pytest.raises(TypeError, match=r"a function and what it is called with, am\.run\(main, \*args\), not "):
+            am.run(called)  # type: ignore[arg-type]

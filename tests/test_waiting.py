@@ -123,6 +123,13 @@ class TestWhenArgs:
         mach.add1("Multi", {"id": None})
         assert await future == {"id": None}
 
+    async def test_a_match_of_another_kind_is_refused_at_once(self) -> None:
+        mach = machine()
+        for match in (5, "by me", [("id", 1)]):
+            with pytest.raises(am.ArgsError, match=r'^args are matched with a mapping, {"name": value}, or a function'):
+                mach.when_args("Multi", match)  # type: ignore[arg-type]
+        assert mach.statistics().waiters == 0
+
     async def test_an_empty_predicate_answer_is_no_match(self) -> None:
         mach = machine()
         future = mach.when_args("Multi", lambda args: args.get("ids", []))

@@ -1059,6 +1059,18 @@ class TestFork:
         assert seen == [work.__qualname__]
         await assert_nothing_is_left(mach)
 
+    @pytest.mark.parametrize("is_disposed", [False, True])
+    async def test_a_coroutine_in_place_of_the_function_is_refused_at_once(self, *, is_disposed: bool) -> None:
+        mach = machine()
+        if is_disposed:
+            await mach.dispose()
+        # The coroutine is closed, or there would be a warning that it was never awaited.
+        for called in (anyio.sleep_forever(), None):
+            with pytest.raises(am.HandlerError, match=r"what it is called with, fork\(fn, \*args\), not "):
+                mach.fork(called)  # type: ignore[arg-type]
+        assert mach.err is None
+        await assert_nothing_is_left(mach)
+
     async def test_a_function_that_only_makes_a_coroutine_is_an_error_that_tells_the_mend(self) -> None:
         mach = machine()
         ignore_errors(mach)
