@@ -199,11 +199,15 @@ class Disposal:
             self._host.faults.report("removing Start at the end of the machine failed", err)
 
     async def _dispose_children(self, children: Iterable[Any]) -> None:
+        # All begin at once, in their order: a server may have thousands, and each may take its whole time.
+        ends: list[Awaitable[None]] = []
         for child in children:
             try:
-                await child.dispose()
+                ends.append(child.dispose())
             except AsyncMachineError as err:
                 self._not_disposed(child, err)
+        for end in ends:
+            await end
 
     def _not_disposed(self, child: Any, err: AsyncMachineError) -> None:
         self._host.faults.report(f"the submachine {child.id} could not be disposed", err)

@@ -1052,7 +1052,30 @@ async def test_children_are_disposed_with_their_parent_and_theirs_with_them() ->
     for machine in (parent, child, grandchild, other):
         machine.on_dispose(lambda gone: order.append(gone.id))
     await parent.dispose()
-    assert order == ["grandchild", "child", "other", "parent"]
+    assert set(order) == {"grandchild", "child", "other", "parent"}
+    assert order.index("grandchild") < order.index("child")
+    assert order[-1] == "parent"
+    assert parent.children == ()
+
+
+async def test_children_are_disposed_side_by_side_in_the_order_in_which_they_were_built() -> None:
+    began: list[str] = []
+    go = asyncio.Event()
+
+    async def take_time(e: am.Event) -> None:
+        began.append(e.machine.id)
+        await go.wait()
+
+    parent = am.Machine({"Start": {}})
+    for number in range(3):
+        child = am.Machine({"Start": {}}, id=f"child{number}", parent=parent, handlers={"StartEnd": take_time})
+        child.add1("Start")
+    end = parent.dispose()
+    await turns()
+    assert began == ["child0", "child1", "child2"]
+    assert not parent.is_disposed
+    go.set()
+    await end
     assert parent.children == ()
 
 
