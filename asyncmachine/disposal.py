@@ -142,8 +142,8 @@ class Disposal:
                 if not work.to_the_end:
                     work.cancel()
             await self._join(host.dispose_timeout)
-            if len(self._works):
-                # `async def FooEnd` and `AnyState` have had their time, too.
+            if any([work.to_the_end for work in self._works]):
+                # `async def FooEnd` and `AnyState` have had their time, too; what was cancelled before gets no more.
                 self._contexts.cancel([MACHINE])
                 await self._join(host.dispose_timeout)
         finally:
