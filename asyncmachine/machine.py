@@ -396,7 +396,9 @@ class Machine(MachineApi, StreamApi["Machine"]):
 
     @override
     def on_error(self, callback: Callable[[Machine, BaseException], object] | None) -> None:
-        """Have `callback(mach, err)` called at each error, before `Exception` is added; None for no callback.
+        """Have `callback(mach, err)` called at each error, before `Exception` is added.
+
+        There is one such callback: it takes the place of the one before, and None of any.
 
         >>> mach.on_error(lambda machine, err: print(err))
         >>> mach.add_err(ValueError("no fuel"))
@@ -407,7 +409,9 @@ class Machine(MachineApi, StreamApi["Machine"]):
 
     @override
     def on_change(self, callback: Callable[[Machine, Time, Time], object] | None) -> None:
-        """Have `callback(mach, before, after)` called whenever the clock changed; None for no callback.
+        """Have `callback(mach, before, after)` called whenever the clock changed.
+
+        There is one such callback: it takes the place of the one before, and None of any.
 
         >>> mach.on_change(lambda machine, before, after: print(after.diff_since(before)))
         >>> mach.add1("Bar")
