@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from conftest import turns
 
@@ -270,6 +271,29 @@ class TestFlip:
         await turns()
         assert steps[1:] == ["goes on"]
         assert mach.err is None
+        await assert_nothing_is_left(mach)
+
+    @pytest.mark.parametrize("asks", [False, True])
+    async def test_a_result_of_the_turn_in_which_the_state_is_left_is_not_lost_unless_work_asks(
+        self, *, asks: bool
+    ) -> None:
+        mach, results = machine(), []
+        answer = asyncio.get_running_loop().create_future()
+
+        async def wait(event: am.Event) -> None:
+            result = await answer
+            if asks:
+                await anyio.lowlevel.checkpoint_if_cancelled()
+            results.append(result)
+            await anyio.sleep_forever()
+
+        mach.bind_handlers({"FooState": wait})
+        mach.add1("Foo")
+        await turns()
+        answer.set_result("late")
+        mach.remove1("Foo")
+        await turns()
+        assert results == ([] if asks else ["late"])
         await assert_nothing_is_left(mach)
 
     async def test_work_that_swallows_its_cancellation_delays_only_itself(self) -> None:
