@@ -634,6 +634,13 @@ def test_numbers_out_of_range_are_refused(options: dict[str, Any], text: str) ->
         connector(Network(), **options)
 
 
+@pytest.mark.parametrize("name", ["connect", "disconnect"])
+def test_what_is_no_function_is_refused(name: str) -> None:
+    functions: dict[str, Any] = {"connect": anyio.sleep, "disconnect": anyio.sleep, name: 5}
+    with pytest.raises(TypeError, match=f"^{name} is a function that can be awaited when it is called, not 5$"):
+        Connector(**functions)
+
+
 def test_a_machine_without_these_states_is_refused() -> None:
     with pytest.raises(am.HandlerError, match="fits no state"):
         am.Machine(BasicStates, handlers=connector(Network()))

@@ -99,6 +99,7 @@ class Connector(Generic[C]):
 
     Raises:
         ImportError: stamina is not installed.
+        TypeError: `connect` or `disconnect` is no function, but what one returned, say.
         ValueError: a number is out of its range.
 
     >>> from asyncmachine.states import ConnectedStates, Connector
@@ -132,6 +133,8 @@ class Connector(Generic[C]):
         wait_exp_base: float = 2.0,
         disconnect_timeout: float | None = 1.0,
     ) -> None:
+        _check_function("connect", connect)
+        _check_function("disconnect", disconnect)
         waits = {"wait_initial": wait_initial, "wait_max": wait_max, "wait_jitter": wait_jitter}
         for name, seconds in {"timeout": timeout, "disconnect_timeout": disconnect_timeout, **waits}.items():
             _check_at_least(0, name, seconds)
@@ -269,6 +272,11 @@ class Connector(Generic[C]):
 def _check_at_least(least: float, name: str, value: float | None) -> None:
     if value is not None and not value >= least:
         raise ValueError(f"{name} is {least} or more, not {value!r}")
+
+
+def _check_function(name: str, given: object) -> None:
+    if not callable(given):
+        raise TypeError(f"{name} is a function that can be awaited when it is called, not {given!r}")
 
 
 def _import_stamina() -> object:
