@@ -54,6 +54,8 @@ class Home:
             # Built in one thread for a loop that runs in another: this is the first loop it meets.
             self.bind_loop()
             return
+        if self._is_homeless():
+            raise MachineThreadError(f"the machine {self._host.id} belongs to another thread, and {_HOMELESS}")
         raise MachineThreadError(
             f"the machine {self._host.id} belongs to another thread, and machines take no locks; from this thread use "
             "mach.threadsafe, which has the same mutations and returns concurrent futures"
@@ -74,6 +76,10 @@ class Home:
             ) from None
         if loop is self._loop:
             return loop
+        if self._is_homeless():
+            raise MachineLoopError(
+                f"the machine {self._host.id} is bound to another event loop than the running one, and {_HOMELESS}"
+            )
         if self._loop is not None:
             raise MachineLoopError(
                 f"the machine {self._host.id} is bound to another event loop than the running one; build a machine for "
@@ -92,6 +98,9 @@ class Home:
             return None
         return self.bind_loop()
 
+    def _is_homeless(self) -> bool:
+        return self._loop is not None and self._loop.is_closed()
+
     def loop_for_threads(self) -> asyncio.AbstractEventLoop:
         """Give the loop that calls from other threads are posted to.
 
@@ -107,6 +116,9 @@ class Home:
                 "mach.threadsafe) on its loop's thread first, and keep the loop running"
             )
         return self._loop
+
+
+_HOMELESS = "its loop is closed; build a machine for each loop, in a coroutine, and not one for a whole module"
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

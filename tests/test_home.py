@@ -99,6 +99,19 @@ def test_another_thread_is_refused_and_told_what_to_use(machine: am.Machine, use
     assert not machine.is_disposed
 
 
+def test_who_comes_when_the_loop_is_closed_is_told_so_and_not_to_use_threadsafe(machine: am.Machine) -> None:
+    async def wait() -> None:
+        await machine.expect("Foo")
+
+    machine.add1("Foo")
+    asyncio.run(wait())
+    mend = "and its loop is closed; build a machine for each loop, in a coroutine, and not one for a whole module$"
+    with pytest.raises(am.MachineThreadError, match=f"^the machine home belongs to another thread, {mend}"):
+        elsewhere(lambda: machine.add1("Bar"))
+    with pytest.raises(am.MachineLoopError, match=f"^the machine home is bound to another event loop .*, {mend}"):
+        asyncio.run(wait())
+
+
 async def test_another_thread_is_refused_when_the_machine_is_bound_to_a_loop(machine: am.Machine) -> None:
     await bind(machine)
     with pytest.raises(am.MachineThreadError, match="belongs to another thread"):
@@ -287,7 +300,8 @@ def test_a_second_loop_is_refused_however_the_first_is(
         async with machine:
             raise AssertionError("never entered")
 
-    with pytest.raises(am.MachineLoopError, match=r"or use mach\.threadsafe to reach this one"):
+    mend = "its loop is closed; build a" if close else "build a machine for each loop, or use mach.threadsafe to reach"
+    with pytest.raises(am.MachineLoopError, match=f"than the running one.* {mend}"):
         asyncio.run(enter())
     assert not machine.is_disposed
 
