@@ -2,7 +2,7 @@
 
 The server says a number now and then. The client connects when it is started, counts what it hears, and connects again
 when the server is back; it ends the connection in order when it is disposed. The example starts and stops the server
-itself. Needs stamina: `pip install "asyncmachine[states]"`.
+itself. Needs stamina: `pip install stamina`, or the extra `states`.
 """
 
 from __future__ import annotations

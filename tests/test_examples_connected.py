@@ -39,4 +39,4 @@ def test_without_stamina_it_says_what_to_install() -> None:
     code = "import runpy, sys; sys.modules['stamina'] = None; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
     done = run("-c", code)
     assert done.returncode == 1
-    assert done.stderr.rstrip().endswith('pip install "asyncmachine[states]"')
+    assert done.stderr.rstrip().endswith("pip install stamina")

@@ -80,7 +80,7 @@ class Connector(Generic[C]):
     To say that the connection is lost, remove Connected or add ErrNetwork; to end it, add Disconnecting. When Connected
     is entered again, ErrNetwork is removed; `Exception` is left for you to see to.
 
-    Needs the package stamina: `pip install "asyncmachine[states]"`.
+    Needs the package stamina: `pip install stamina`, or the extra `states`.
 
     Args:
         connect: makes a connection.
@@ -283,6 +283,6 @@ def _import_stamina() -> object:
     try:
         import stamina  # noqa: PLC0415 - an optional package, needed by those alone who build a Connector
     except ImportError as err:
-        text = 'Connector retries by the package stamina, which is not installed; pip install "asyncmachine[states]"'
+        text = "Connector retries by the package stamina, which is not installed; pip install stamina"
         raise ImportError(text, name="stamina") from err
     return stamina
