@@ -300,6 +300,7 @@ class Watched(Machine):
 
     @override
     async def expect(self, *states: str | Iterable[str], timeout: float | None = None) -> Time:
+        __tracebackhide__ = True
         with self._raising():
             return await super().expect(*states, timeout=timeout)
 

@@ -253,6 +253,7 @@ class WaitApi(ReadApi):
         >>> am.run(main)
         Time(1)
         """
+        __tracebackhide__ = True  # a test that fails here is to show its own line
         names = tuple(flatten(states))
         active, error = self.when(names), None if EXCEPTION in names else self.when_err()
         try:

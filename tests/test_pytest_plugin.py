@@ -633,6 +633,20 @@ def test_a_report_is_no_concern_of_the_next_test(run: Run) -> None:
     result.stdout.no_fnmatch_line("*- machines -*")
 
 
+def test_a_wait_in_vain_shows_the_line_of_the_test_and_not_those_of_the_package(run: Run) -> None:
+    result = run(
+        """
+        async def test_one(machine):
+            await machine(SCHEMA).expect("Start", timeout=0)
+        """,
+        failed=1,
+    )
+    result.stdout.fnmatch_lines(
+        [">*await machine(SCHEMA).expect(*", "E *Start not active within 0 s*", "*test_*.py:*: TimeoutError"]
+    )
+    result.stdout.no_fnmatch_line("*Wait until all of the states are active*")
+
+
 def test_a_recording_that_differs_is_shown_as_a_diff(run: Run) -> None:
     result = run(
         """
