@@ -124,15 +124,16 @@ class Disposal:
     async def _run(self) -> None:
         host = self._host
         try:
-            known = list(host.children)
-            await self._dispose_children(known)
+            known = set(host.children)
+            await self._dispose_children(list(host.children))
             await self._announce()
             self._stop()
             if not host.is_idle:
                 host.actor.resume()
                 await asyncio.wait([self._subscriptions.queue_end()], timeout=host.dispose_timeout)
             # The handlers of the end may have built more.
-            known += (late := [child for child in host.children if child not in known])
+            late = [child for child in host.children if child not in known]
+            known.update(late)
             await self._dispose_children(late)
             host.close()
             # So may work have, meanwhile; from now on the machine is no parent any more.
@@ -156,8 +157,8 @@ class Disposal:
             return
         self._under_way = True
         try:
-            known = list(self._host.children)
-            self._dispose_children_now(known)
+            known = set(self._host.children)
+            self._dispose_children_now(list(self._host.children))
             # What an interrupt or the end of a loop has left in the queue might never end.
             self._host.actor.cancel_all(Result(1, "disposed"))
             self._announce_now()

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Self, TypeVar, TypeVarTuple, cast
+from typing import Any, NoReturn, Self, SupportsIndex, TypeVar, TypeVarTuple, cast
 
 import anyio
 from typing_extensions import override
@@ -38,7 +38,7 @@ from asyncmachine.streams import Host as StreamHost
 from asyncmachine.streams import StreamApi, TransitionTap
 from asyncmachine.threadsafe import Threadsafe
 from asyncmachine.transition import Transition
-from asyncmachine.work import Work, as_coroutine_function, limit_key
+from asyncmachine.work import Work, as_coroutine_function, limit_key, name_of
 
 __all__ = ["Event", "Machine"]
 
@@ -53,9 +53,21 @@ class Event(EventOf["Machine"]):
 
     @override
     def fork(self, fn: Callable[[*Ts], object], *args: *Ts, delay: float = 0, limit: int | None = None) -> Work:
-        """Start work under the context of the handler's own state; see `Machine.fork`."""
+        """Start work under the context of the handler's own state; see `Machine.fork`.
+
+        Work that asks for more when its state was left already gets a handle of work that has ended.
+        """
+        if self.transition.is_completed and self._is_over():
+            as_coroutine_function(fn)  # what is no function is refused here as well
+            return Work.ended(name_of(fn))
         work: Work = super().fork(fn, *args, delay=delay, limit=limit)
         return work
+
+    def _is_over(self) -> bool:
+        """Tell whether the handler's own state was active after the transition, and was left since then."""
+        after = self.transition.time_index_after.tick(self.state)
+        now = self.machine.tick(self.state) if after % 2 else after
+        return now != after and (now % 2 == 0 or not self.machine.schema[self.state].multi)
 
 
 class Machine(MachineApi, StreamApi["Machine"]):
@@ -131,6 +143,13 @@ class Machine(MachineApi, StreamApi["Machine"]):
         core.tell("machine_init", self)
         if parent is not None:
             core.on_gone = parent._adopt(self)
+
+    @override
+    def __reduce_ex__(self, protocol: SupportsIndex, /) -> NoReturn:
+        raise TypeError(
+            f"the machine {self.id} can be neither pickled nor copied: handlers, waiters and work are its own; "
+            "mach.export() gives a snapshot, which another machine can restore"
+        )
 
     def _adopt(self, child: Machine) -> Callable[[], object]:
         """Take a machine in, and give what lets it go again."""
@@ -538,7 +557,7 @@ class Machine(MachineApi, StreamApi["Machine"]):
         Time(1)
         """
         self._core.home.check_thread()
-        name = getattr(fn, "__qualname__", type(fn).__qualname__)
+        name = name_of(fn)
         if limit is not None and limit < 1:
             raise HandlerError(f"limit is how many may run at once, 1 or more, not {limit}")
         call = partial(as_coroutine_function(fn), *args)

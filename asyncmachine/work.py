@@ -62,7 +62,7 @@ class Work:
 
     @classmethod
     def ended(cls, name: str) -> Work:
-        """Give work that never started, because the machine is disposed."""
+        """Give work that never started, because the machine is disposed, or its state was left."""
         work = cls(name, MACHINE, anyio.CancelScope())
         work.cancel()
         work.finish()
@@ -265,6 +265,11 @@ def as_coroutine_function(fn: Callable[..., Any]) -> Callable[..., Coroutine[Any
     if not callable(fn):
         raise _no_function(fn)
     return partial(anyio.to_thread.run_sync, fn)
+
+
+def name_of(fn: object) -> str:
+    """Give what work on a function is called."""
+    return getattr(fn, "__qualname__", type(fn).__qualname__)
 
 
 def limit_key(fn: Callable[..., Any]) -> object:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+import anyio
+import anyio.lowlevel
+import pytest
 from conftest import turns
 
 import asyncmachine as am
@@ -145,3 +148,44 @@ async def test_an_event_forks_with_a_delay_and_a_limit() -> None:
         release.set()
         await turns(8)
         assert started == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("after", "lives"), [((), True), (("Foo",), False), (("Foo", "+Foo"), False)])
+async def test_an_event_of_a_state_that_was_left_forks_no_more(after: tuple[str, ...], *, lives: bool) -> None:
+    events: list[am.Event] = []
+    async with am.Machine({"Foo": {}}, handlers={"FooState": events.append}) as mach:
+        mach.add1("Foo")
+        for name in after:
+            mach.add1("Foo") if name.startswith("+") else mach.remove1(name)
+        work = events[0].fork(anyio.sleep_forever)
+        await turns()
+        assert work.done() != lives
+        assert len(mach._core.works) == int(lives)
+
+
+async def test_an_event_of_a_multi_state_forks_until_it_is_left() -> None:
+    events: list[am.Event] = []
+    async with am.Machine({"Foo": {"multi": True}}, handlers={"FooState": events.append}) as mach:
+        mach.add1("Foo")
+        mach.add1("Foo")
+        assert not events[0].fork(anyio.sleep_forever).done()
+        mach.remove1("Foo")
+        assert events[0].fork(anyio.sleep_forever).done()
+
+
+async def test_an_event_of_a_states_end_forks_whatever_comes_after() -> None:
+    events: list[am.Event] = []
+    async with am.Machine({"Foo": {}}, handlers={"FooEnd": events.append}) as mach:
+        mach.add1("Foo")
+        mach.remove1("Foo")
+        mach.add1("Foo")
+        assert not events[0].fork(anyio.sleep_forever).done()
+
+
+async def test_an_event_of_a_state_that_was_left_refuses_what_is_no_function_as_well() -> None:
+    events: list[am.Event] = []
+    async with am.Machine({"Foo": {}}, handlers={"FooState": events.append}) as mach:
+        mach.add1("Foo")
+        mach.remove1("Foo")
+        with pytest.raises(am.HandlerError, match="fork takes a function"):
+            events[0].fork(anyio.lowlevel.checkpoint())  # type: ignore[arg-type]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import logging
+import pickle
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -921,3 +923,9 @@ async def test_a_caller_cancelled_at_any_point_leaves_the_machine_whole(count: i
     assert [name for name in machine.state_names if machine.tick(name) % 2] == sorted(
         machine.active_states(), key=machine.index1
     )
+
+
+@pytest.mark.parametrize("use", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_machine_is_neither_pickled_nor_copied(machine: am.Machine, use: Callable[[am.Machine], object]) -> None:
+    with pytest.raises(TypeError, match=r"can be neither pickled nor copied: .* mach\.export\(\) gives a snapshot"):
+        use(machine)
