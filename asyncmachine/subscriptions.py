@@ -135,8 +135,9 @@ class Subscriptions:
         """Wait until a predicate of the clock holds."""
         waiter = QueryWaiter(loop=self._host.home.bind_loop())
         waiter.predicate, waiter.live = predicate, self._live
-        self.waited = -1
-        return self._register(waiter, self.queries)
+        registered = self._register(waiter, self.queries)
+        self.waited = -1  # last: what the predicate does may wake others, and so narrow this down
+        return registered
 
     def error(self) -> asyncio.Future[BaseException]:
         """Wait until `Exception` is active."""

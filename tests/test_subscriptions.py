@@ -561,6 +561,21 @@ class TestPredicates:
         assert await future == 1
         assert (await query)["Bar"] == 1
 
+    async def test_a_predicate_may_change_the_machine_already_at_the_call(self) -> None:
+        mach = machine()
+        asked: list[int] = []
+
+        def go_on(clock: am.Clock) -> bool:
+            asked.append(clock["Foo"])
+            if len(asked) == 1:
+                mach.add1("Foo")
+            return clock["Foo"] == 2
+
+        query = mach.when_query(go_on)
+        assert mach.remove1("Foo").executed
+        assert asked == [0, 2]
+        assert (await query)["Foo"] == 2
+
 
 class TestQueue:
     async def test_a_result_that_is_known_is_not_waited_for(self) -> None:
