@@ -262,7 +262,7 @@ class Machine(MachineApi, StreamApi["Machine"]):
         mutation = Mutation()
         try:
             mutation.request = core.planner.requests.known[type_][states]
-        except TypeError:  # a list, say, which is no key
+        except TypeError:  # a list, say, or a generator, which is no key
             mutation.request = core.planner.requests.of(type_, states)
         mutation.payload = None if args is None else check_args(args)
         mutation.source = source
@@ -284,7 +284,8 @@ class Machine(MachineApi, StreamApi["Machine"]):
         request = core.planner.requests.of(ADD, states)
         mutation = core.faults.mutation(request, ExceptionArgs(err), check_args(args), source)
         core.faults.note(err)
-        result = core.ask(mutation)
+        # The callback for errors may have disposed the machine.
+        result = DISPOSED if self._live.closed else core.ask(mutation)
         if mutation.outcome is None and result.canceled:
             mutation.finish(result)
         return result

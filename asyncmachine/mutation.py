@@ -180,8 +180,10 @@ class RequestsOfType(dict[Any, Request]):
         self._schema = schema
         self._bound = bound
 
-    def __missing__(self, given: str | tuple[str, ...]) -> Request:
-        key = given if isinstance(given, str) else tuple(given)
+    def __missing__(self, key: str | Iterable[str]) -> Request:
+        if not isinstance(key, str | tuple):
+            # A frozenset or a generator, say. It is not looked into, for some can be looked into only once.
+            raise TypeError(f"{key!r} is no key to requests")
         names = tuple(dict.fromkeys((key,) if isinstance(key, str) else key))
         for name in names:
             if name not in self._schema.index:

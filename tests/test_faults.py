@@ -575,6 +575,17 @@ def test_raise_errors_leaves_errors_added_by_hand_to_the_machine() -> None:
     assert mach.is_err
 
 
+def test_an_error_whose_callback_disposes_the_machine_changes_nothing_any_more_and_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mach = am.Machine({"Foo": {}})
+    mach.on_error(lambda machine, err: machine.dispose())
+    assert mach.add_err(Boom("the last straw")).reason == "disposed"
+    assert mach.is_disposed
+    assert mach.time() == (0, 0)
+    assert errors(caplog) == [("[error] Boom('the last straw')", "the last straw")]
+
+
 # Interrupts: no errors of the program, but nothing is lost by them either.
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import re
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
@@ -621,3 +621,22 @@ def test_requests_are_forgotten_when_they_are_too_many() -> None:
     requests.of(add, ("A", "B"))
     assert requests.of(add, ("A",)) is not first
     assert requests.of(add, ("A",)).names == first.names
+
+
+def test_states_given_by_what_can_be_read_but_once_are_read_but_once() -> None:
+    mach = am.Machine({"Foo": {}, "Bar": {}})
+    names: Any = iter(["Foo", "Bar"])
+    assert mach.add1(names).executed
+    assert str(mach) == "(Foo:1 Bar:1)"
+
+
+def test_an_error_of_what_gives_the_states_is_not_lost() -> None:
+    def give() -> Iterator[str]:
+        yield "Foo"
+        raise TypeError("mine")
+
+    mach = am.Machine({"Foo": {}})
+    names: Any = give()
+    with pytest.raises(TypeError, match="mine"):
+        mach.add1(names)
+    assert str(mach) == "()"
