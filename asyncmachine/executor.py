@@ -260,6 +260,7 @@ class Executor:
             if canceled is not None:
                 transition.is_accepted = False
                 return canceled
+            is_traced = self.tracers is not None  # a handler may have bound one
         if mutation.is_check:
             return EXECUTED
         transition.trail.append(plan.changes)
@@ -329,26 +330,35 @@ class Executor:
         """Deactivate the states whose `State` handler has not completed, and those that lose a Require by it."""
         plan, failed = transition.plan, transition.at
         transition.is_accepted = False
-        if failed is None or failed.kind is CallKind.ANY_STATE:
-            return
         incomplete = plan.enters
-        if failed.kind is CallKind.STATE:
-            incomplete = plan.enters[plan.enters.index(failed.state) :]
+        if failed is not None:  # else a tracer ended it, before the first handler
+            if failed.kind is CallKind.ANY_STATE:
+                return
+            if failed.kind is CallKind.STATE:
+                incomplete = plan.enters[plan.enters.index(failed.state) :]
         names = self.planner.names
         if transition.mutation.request.calls_exception:
             incomplete = tuple(i for i in incomplete if names[i] != EXCEPTION)
         self._deactivate(transition, incomplete)
         fallen = self._lacking()
         self._deactivate(transition, fallen)
-        for call in plan.planner.ends(plan.planner.resolver.order(fallen)):
-            steps: Sequence[BoundCall] = [(handler.fn, handler, call) for handler in call.handlers]
-            if self.tracers is not None:
-                steps = traced(steps, transition, self.tell)
-            self.calls.call(steps, transition, judge_failure)
-            self._start(call, MACHINE, transition)
-        if self.planner.timed:
-            self._host.follow_timeouts(fallen)
-        transition.at = failed
+        try:
+            for call in plan.planner.ends(plan.planner.resolver.order(fallen)):
+                self._end(call, transition)
+        finally:
+            # Also if what ends it is an interrupt.
+            if self.planner.timed:
+                self._host.follow_timeouts(fallen)
+            transition.at = failed
+
+    def _end(self, call: Call, transition: Transition[Any]) -> None:
+        """Call the `End` handlers of a state that lost a Require, and start those that are `async`."""
+        steps: Sequence[BoundCall] = [(handler.fn, handler, call) for handler in call.handlers]
+        if self.tracers is not None:
+            steps = traced(steps, transition, self.tell)
+        self.calls.since = perf_counter()  # what was done before took time which is no handler's
+        self.calls.call(steps, transition, judge_failure)
+        self._start(call, MACHINE, transition)
 
     def _lacking(self) -> list[int]:
         """Find the active states that lack a Require, in their order, and those that lack one of these, and so on."""

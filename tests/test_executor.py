@@ -846,6 +846,41 @@ async def test_async_ends_of_fallen_states_run_after_an_interrupt() -> None:
     assert str(mach) == "()"
 
 
+async def test_an_interrupt_of_an_end_during_the_rollback_starts_nothing_that_was_not_due_and_leaves_no_timer() -> None:
+    calls: list[str] = []
+
+    async def work(e: am.Event) -> None:
+        calls.append(e.name)
+
+    mach = am.Machine({"Base": {"multi": True}, "Top": {"require": ["Base"], "timeout": 3600}})
+    mach.add(["Base", "Top"])
+    assert mach.statistics().timeouts == 1
+    mach.bind_handlers(noting([], "BaseState", fail=["BaseState"], err=KeyboardInterrupt))
+    mach.bind_handlers(noting([], "TopEnd", fail=["TopEnd"], err=GeneratorExit))
+    mach.bind_handlers({"AnyState": work}, id="work")
+    with pytest.raises(GeneratorExit):
+        mach.add1("Base")
+    await turns()
+    assert calls == []
+    assert str(mach) == "()"
+    assert mach.statistics().timeouts == 0
+
+
+@pytest.mark.parametrize("asked", [["FooEnter"], []])
+def test_an_interrupt_before_the_first_final_handler_leaves_no_state_without_its_own(asked: list[str]) -> None:
+    class Interrupting(am.Tracer):
+        @override
+        def transition_finals(self, transition: am.Transition[Any]) -> None:
+            raise KeyboardInterrupt
+
+    calls: list[str] = []
+    mach = am.Machine({"Foo": {}}, tracers=[Interrupting()], handlers=noting(calls, *asked, "FooState"))
+    with pytest.raises(KeyboardInterrupt):
+        mach.add1("Foo")
+    assert calls == asked
+    assert mach.string_all() == "() [Foo:2 Exception:0]"
+
+
 NAMES = ["A", "B", "C", "D"]
 relations = st.fixed_dictionaries(
     {

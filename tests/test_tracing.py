@@ -374,6 +374,20 @@ def test_a_tracer_bound_by_a_handler_is_told_of_the_next_transition() -> None:
     ]
 
 
+def test_a_tracer_bound_by_a_negotiation_handler_is_told_of_the_final_handlers() -> None:
+    watcher = Recorder()
+    mach = am.Machine({"Foo": {}})
+    mach.bind_handlers({"FooEnter": lambda e: mach.bind_tracer(watcher), "FooState": lambda e: None})
+    mach.add1("Foo")
+    assert watcher.take() == [
+        "finals (Foo:1)",
+        "FooState of dict starts",
+        "FooState of dict ends",
+        "end accepted (Foo:1)",
+        "queue ends",
+    ]
+
+
 def test_a_tracer_that_does_nothing_is_told_of_everything() -> None:
     tracer = am.Tracer()
     parent = am.Machine({"Foo": {}}, tracers=[tracer], handlers={"FooState": nothing})
