@@ -73,6 +73,7 @@ class Caller:
                 now = perf_counter()
                 if now - since > limit:
                     self._faults.handler_slow(handler, now - since, limit)
+                    now = perf_counter()  # logging took time which is no handler's
                 since = now
             if answer is not None and answer is not True:
                 result = judge(self, answer, handler, transition)
@@ -129,9 +130,7 @@ def judge_veto(caller: Caller, answer: object, handler: Handler, transition: Tra
     """Judge the answer of a negotiation handler."""
     if answer is False:
         return Result(1, partial("vetoed by {!r}".format, handler))
-    err = _error(answer, handler) or HandlerError(
-        f"{handler!r} returned {answer!r}; a negotiation handler returns False to veto, True or None to pass"
-    )
+    err = _error(answer, handler) or _no_answer(answer, handler)
     result = caller.failed(err, handler, transition)
     # While an error is handled, another one is a pass.
     return None if transition.mutation.request.calls_exception else result
@@ -161,7 +160,19 @@ def _error(answer: object, handler: Handler) -> Exception | None:
     """Give the error an answer stands for: what was raised, or a coroutine, which would never run."""
     if isinstance(answer, Raised):
         return answer.err
-    if iscoroutine(answer):
-        answer.close()
-        return HandlerError(f"{handler!r} returned a coroutine; make it `async def`, if it is a final handler")
+    try:
+        if iscoroutine(answer):
+            answer.close()
+            return HandlerError(f"{handler!r} returned a coroutine; make it `async def`, if it is a final handler")
+    except Exception as err:  # noqa: BLE001 - raised by one that had begun, and would not be closed
+        return err
     return None
+
+
+def _no_answer(answer: object, handler: Handler) -> Exception:
+    """Give the error of an answer that means nothing, or what is raised when it is asked how it looks."""
+    text = "{!r} returned {!r}; a negotiation handler returns False to veto, True or None to pass"
+    try:
+        return HandlerError(text.format(handler, answer))
+    except Exception as err:  # noqa: BLE001 - it is the handler's failure all the same
+        return err

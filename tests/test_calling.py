@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import time
-from collections.abc import Coroutine
+import types
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 import pytest
 from noting import Boom, Ends, noting
+from typing_extensions import override
 
 import asyncmachine as am
 
@@ -65,6 +68,44 @@ def test_a_plain_handler_that_returns_a_coroutine_is_an_error_and_the_coroutine_
     assert result.reason == f"{name} of odd raised {mach.err!r}"
     with pytest.raises(RuntimeError, match="cannot reuse already awaited coroutine"):
         made[0].send(None)
+
+
+class Unsayable:
+    """What raises when it is asked how it looks."""
+
+    @override
+    def __repr__(self) -> str:
+        raise Boom("unsayable")
+
+
+def test_a_negotiation_handler_whose_answer_cannot_even_be_told_is_an_error() -> None:
+    mach = am.Machine({"Foo": {}}, handlers={"FooEnter": lambda e: Unsayable()})
+    assert mach.add1("Foo").reason == "FooEnter of dict raised Boom('unsayable')"
+    assert str(mach.err) == "unsayable"
+    assert str(mach) == "(Exception:1)"
+
+
+@types.coroutine
+def _forever() -> Generator[None]:
+    while True:
+        yield
+
+
+async def _stubborn() -> None:
+    try:
+        await _forever()
+    finally:
+        raise Boom("stubborn")
+
+
+@pytest.mark.parametrize("name", ["FooEnter", "FooState"])
+def test_a_coroutine_that_will_not_be_closed_is_an_error_too(name: str) -> None:
+    begun = _stubborn()
+    begun.send(None)
+    mach = am.Machine({"Foo": {}}, handlers={name: lambda e: begun})
+    assert mach.add1("Foo").reason == f"{name} of dict raised Boom('stubborn')"
+    assert str(mach.err) == "stubborn"
+    assert str(mach) == "(Exception:1)"
 
 
 # An auto state that is vetoed is left out.
@@ -274,24 +315,93 @@ def test_a_handler_within_its_time_is_not_reported(handler: str, caplog: pytest.
     assert caplog.records == []
 
 
-def test_time_that_cancelling_work_takes_is_no_handlers(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Stopwatch:
+    """A clock that only moves when it is told to. It can be held as work, which takes five seconds to cancel."""
+
     now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def takes(self, seconds: float, then: object = None) -> Callable[[am.Event], object]:
+        """Give a handler that takes its time, and then raises an error or answers."""
+
+        def handler(e: am.Event) -> object:
+            self.now += seconds
+            if isinstance(then, BaseException):
+                raise then
+            return then
+
+        return handler
+
+    def cancel(self) -> None:
+        self.now += 5.0
+
+
+@pytest.fixture
+def stopwatch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
+    watch = Stopwatch()
     for module in ("calling", "executor"):
-        monkeypatch.setattr(f"asyncmachine.{module}.perf_counter", lambda: now)
+        monkeypatch.setattr(f"asyncmachine.{module}.perf_counter", watch)
+    return watch
 
-    class Slow:
-        def cancel(self) -> None:
-            nonlocal now
-            now += 5.0
 
+def slow(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Give the names of the handlers that were reported as slow."""
+    return [text.split()[1] for text in caplog.messages if text.startswith("[handler:slow]")]
+
+
+def test_time_that_cancelling_work_takes_is_no_handlers(caplog: pytest.LogCaptureFixture, stopwatch: Stopwatch) -> None:
     mach = am.Machine({"Foo": {}}, handler_timeout=1.0, handlers={"FooExit": lambda e: None, "FooEnd": lambda e: None})
     mach.add1("Foo")
-    mach._core.contexts.hold(mach.index1("Foo"), Slow())
+    mach._core.contexts.hold(mach.index1("Foo"), stopwatch)
     mach.remove1("Foo")
-    assert now == 5.0
+    assert stopwatch.now == 5.0
     assert caplog.messages == []
+
+
+def test_time_that_cancelling_the_work_of_a_fallen_state_takes_is_no_handlers(
+    caplog: pytest.LogCaptureFixture, stopwatch: Stopwatch
+) -> None:
+    mach = am.Machine({"Base": {"multi": True}, "Top": {"require": ["Base"]}}, handler_timeout=1.0)
+    mach.add(["Base", "Top"])
+    mach.bind_handlers({"BaseState": stopwatch.takes(0, Boom("boom")), "TopEnd": lambda e: None})
+    mach._core.contexts.hold(mach.index1("Top"), stopwatch)
+    mach.add1("Base")
+    assert stopwatch.now == 5.0
+    assert str(mach) == "(Exception:1)"
+    assert slow(caplog) == []
+
+
+@pytest.mark.parametrize(("err", "told"), [(Boom, ["BaseState"]), (KeyboardInterrupt, [])])
+def test_the_time_of_a_handler_that_failed_is_not_that_of_the_ends_that_follow(
+    err: type[BaseException], told: list[str], caplog: pytest.LogCaptureFixture, stopwatch: Stopwatch
+) -> None:
+    mach = am.Machine({"Base": {"multi": True}, "Top": {"require": ["Base"]}}, handler_timeout=1.0)
+    mach.add(["Base", "Top"])
+    mach.bind_handlers({"BaseState": stopwatch.takes(2.0, err()), "TopEnd": lambda e: None})
+    with contextlib.suppress(KeyboardInterrupt):
+        mach.add1("Base")
+    assert not mach.any("Base", "Top")
+    assert slow(caplog) == told
+
+
+def test_time_that_reporting_a_slow_handler_takes_is_no_handlers(
+    caplog: pytest.LogCaptureFixture, stopwatch: Stopwatch
+) -> None:
+    class Sluggish(logging.Handler):
+        @override
+        def emit(self, record: logging.LogRecord) -> None:
+            stopwatch.now += 5.0
+
+    mach = am.Machine({"Foo": {}}, handler_timeout=1.0)
+    mach.bind_handlers({"FooEnter": stopwatch.takes(2.0), "AnyEnter": lambda e: None, "FooState": lambda e: None})
+    sluggish = Sluggish()
+    mach.logger.addHandler(sluggish)
+    mach.add1("Foo")
+    mach.logger.removeHandler(sluggish)
+    assert stopwatch.now == 7.0
+    assert slow(caplog) == ["FooEnter"]
 
 
 def test_a_slow_handler_is_reported_when_it_returns(caplog: pytest.LogCaptureFixture) -> None:
