@@ -159,8 +159,12 @@ class Actor:
         self.busy = True
         try:
             result = executor.run(mutation)
-        except BaseException as err:  # noqa: BLE001 - raised to the caller when all is drained
-            result = self._failed(mutation, err)
+        except Exception as err:  # noqa: BLE001 - raised to the caller when all is drained
+            self._raised.append(err)
+            result = EXECUTED  # not given to anybody
+        except BaseException:
+            self._interrupted()
+            raise
         if queue.items:
             self._step_all()
         self.busy = False
@@ -339,14 +343,6 @@ class Actor:
                 context.run(self._executor.run, mutation)
         except Exception as err:  # noqa: BLE001 - raised to the caller when all is drained
             self._raised.append(err)
-
-    def _failed(self, mutation: Mutation, err: BaseException) -> Result:
-        """Keep an error to be raised when all is drained; raise it at once if it is none of the program's."""
-        if not isinstance(err, Exception):
-            self._interrupted()
-            raise err
-        self._raised.append(err)
-        return mutation.outcome or EXECUTED
 
     def _rest(self) -> None:
         """Say that the queue has ended, if it has, and do what waited for that."""
