@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from noting import Boom, Ends, noting
 from typing_extensions import override
 
@@ -402,6 +404,72 @@ def test_time_that_reporting_a_slow_handler_takes_is_no_handlers(
     mach.logger.removeHandler(sluggish)
     assert stopwatch.now == 7.0
     assert slow(caplog) == ["FooEnter"]
+
+
+TIMED = {
+    "Foo": {"remove": ["Bar"]},
+    "Bar": {},
+    "Base": {"multi": True},
+    "Top": {"require": ["Base"]},
+    "One": {"auto": True, "require": ["Foo"]},
+}
+TIMED_NAMES = [f"{state}{suffix}" for state in TIMED for suffix in ("Enter", "Exit", "State", "End")]
+TIMED_NAMES += ["AnyEnter", "AnyState", "FooFoo", "BarFoo", "ExceptionState"]
+seconds = st.sampled_from([0.0, 0.5, 1.5])
+answers = st.sampled_from([None, None, None, True, False, "odd", Boom, KeyboardInterrupt])
+
+
+class Ticking(am.Tracer):
+    """Takes its time where no handler runs."""
+
+    def __init__(self, stopwatch: Stopwatch) -> None:
+        self.stopwatch = stopwatch
+
+    def take_time(self, transition: am.Transition[Any]) -> None:
+        self.stopwatch.now += 2.0
+
+    transition_init = transition_start = transition_finals = transition_end = take_time
+
+
+@given(data=st.data(), is_traced=st.booleans())
+def test_just_the_handlers_are_reported_that_took_too_long_themselves(data: st.DataObject, *, is_traced: bool) -> None:
+    stopwatch, expected, told = Stopwatch(), [], []
+
+    def handler(e: am.Event) -> object:
+        took, answer = data.draw(seconds), data.draw(answers)
+        stopwatch.now += took
+        if answer is KeyboardInterrupt:
+            raise KeyboardInterrupt
+        if took > 1.0:
+            expected.append(e.name)
+        if answer is Boom:
+            raise Boom(e.name)
+        return answer
+
+    class Slowly(logging.Handler):
+        @override
+        def emit(self, record: logging.LogRecord) -> None:
+            stopwatch.now += 3.0
+            if record.getMessage().startswith("[handler:slow]"):
+                told.append(record.getMessage().split()[1])
+
+    mach = am.Machine(TIMED, handler_timeout=1.0, handlers=dict.fromkeys(TIMED_NAMES, handler))
+    if is_traced:
+        mach.bind_tracer(Ticking(stopwatch))
+    listener = Slowly()
+    mach.logger.addHandler(listener)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("calling", "executor"):
+            patch.setattr(f"asyncmachine.{module}.perf_counter", stopwatch)
+        for _ in range(6):
+            work = data.draw(st.sampled_from(list(TIMED)))
+            mach._core.contexts.hold(mach.index1(work), stopwatch)
+            states = data.draw(st.lists(st.sampled_from(list(TIMED)), min_size=1, max_size=3))
+            with contextlib.suppress(KeyboardInterrupt):
+                getattr(mach, data.draw(st.sampled_from(["add", "remove", "set"])))(states)
+            stopwatch.now += 2.0
+    mach.logger.removeHandler(listener)
+    assert told == expected
 
 
 def test_a_slow_handler_is_reported_when_it_returns(caplog: pytest.LogCaptureFixture) -> None:

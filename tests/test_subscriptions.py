@@ -1126,3 +1126,84 @@ async def test_on_any_walk_each_wait_is_done_after_the_very_transition_in_which_
     assert [asked.future.result() for asked in done] == [asked.value for asked in done]
     await turns()
     assert walker.order == walker.expected_order
+
+
+class Twins(am.Tracer):
+    """Takes each step of a walk on a machine that nobody watches, and on a watched one that nobody waits on.
+
+    Most ways past the waiters are taken only on a machine without tracers.
+    """
+
+    def __init__(self, handler: str) -> None:
+        self.mach, self.twin = (
+            am.Machine(WALK, handlers={handler: lambda e: None}, tracers=tracers, handler_timeout=None)
+            for tracers in ([], [self])
+        )
+        self.asked: list[Asked] = []
+        self.order: list[int] = []
+        self.expected_order: list[int] = []
+        self.last: Ticks = self.mach.clock()
+        self.seen: list[tuple[Ticks, Mapping[str, Any]]] = []
+        """The clock after each transition, and its args."""
+
+    def transition_end(self, transition: am.Transition[Any]) -> None:
+        self.seen.append((transition.machine.clock(), transition.args))
+
+    def ask(self, wait: Wait) -> None:
+        asked, number = Asked(wait, wait.ask(self.mach), self.last), len(self.asked)
+        self.asked.append(asked)
+        asked.future.add_done_callback(lambda future: None if future.cancelled() else self.order.append(number))
+        self.seen.append((self.last, {}))
+
+    def cancel(self, number: int) -> None:
+        if number < len(self.asked) and self.asked[number].future.cancel():
+            self.asked[number].is_done = True
+
+    def mutate(self, method: str, states: Any, args: Any) -> None:
+        for machine in (self.twin, self.mach):
+            getattr(machine, method)(states, args)
+        assert self.mach.clock() == self.twin.clock()
+
+    def settle(self) -> None:
+        for now, args in self.seen:
+            entered = frozenset(state for state in NAMES if now[state] > self.last[state] and now[state] % 2)
+            for number, asked in enumerate(self.asked):
+                if not asked.is_done and asked.wait.holds(now, asked.at, entered, args):
+                    asked.is_done, asked.value = True, asked.wait.value(now, args)
+                    self.expected_order.append(number)
+            self.last = now
+        self.seen.clear()
+
+
+twin_args = st.fixed_dictionaries({"id": small}) | st.just({})
+twin_steps = st.lists(
+    st.one_of(
+        waits,
+        st.integers(0, 5),
+        st.tuples(st.sampled_from(["add", "add", "remove", "set", "toggle"]), subsets, twin_args),
+        st.just(("add_err", ERROR, {})),
+    ),
+    max_size=25,
+)
+
+
+@given(twin_steps, st.sampled_from(["ExceptionState", "AnyState", "AEnter", "DState"]))
+async def test_on_any_walk_that_nobody_watches_each_wait_is_done_just_as_if_somebody_did(
+    steps: list[Any], handler: str
+) -> None:
+    twins = Twins(handler)
+    for step in steps:
+        match step:
+            case Wait():
+                twins.ask(step)
+            case int():
+                twins.cancel(step)
+            case method, states, args:
+                twins.mutate(method, states, args)
+        twins.settle()
+        assert [asked.future.done() for asked in twins.asked] == [asked.is_done for asked in twins.asked]
+        assert twins.mach.statistics().waiters == sum(not asked.is_done for asked in twins.asked)
+    await turns()
+    assert twins.order == twins.expected_order
+    done = [asked for asked in twins.asked if asked.future.done() and not asked.future.cancelled()]
+    assert [asked.future.result() for asked in done] == [asked.value for asked in done]
