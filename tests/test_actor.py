@@ -246,6 +246,24 @@ def test_an_interrupt_goes_to_the_caller_and_the_rest_runs_with_the_next_call() 
     assert order == ["Bar", "Baz"]
 
 
+async def test_an_interrupt_with_no_rest_leaves_no_actor() -> None:
+    def interrupted(e: am.Event) -> None:
+        raise KeyboardInterrupt
+
+    machine = am.Machine({"Foo": {}}, handlers={"FooState": interrupted})
+    with pytest.raises(KeyboardInterrupt):
+        machine.add1("Foo")
+    assert actors() == []
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_queue_that_is_empty_when_its_budget_is_spent_needs_no_actor() -> None:
+    machine = am.Machine({"Foo": {}, "Bar": {}}, handlers={"FooState": lambda e: e.machine.add1("Bar")})
+    assert machine.add1("Foo").executed
+    assert machine.is_(["Foo", "Bar"])
+    assert actors() == []
+
+
 async def test_an_interrupt_leaves_the_rest_to_the_actor() -> None:
     machine = am.Machine({"Foo": {}, "Bar": {}})
     nested: list[am.Result] = []
@@ -1078,6 +1096,23 @@ def test_a_chain_of_machines_may_be_longer_than_the_stack_is_high() -> None:
     assert order == machines
     assert all(machine.is1("Foo") and machine.is_idle and not machine.is_err for machine in machines)
     assert {result.queued for result in seen} == {False, True}
+
+
+def test_what_waits_for_the_stack_may_have_been_drained_before_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DEPTH", 0)
+    order: list[str] = []
+    other = am.Machine({"Foo": {}, "Bar": {}})
+    other.bind_handlers({name: lambda e: order.append(e.state) for name in ("FooState", "BarState")})
+
+    def both(e: am.Event) -> None:
+        assert other.add1("Foo").queued
+        assert other.add1("Bar")
+        order.append("both")
+
+    mach = am.Machine({"Foo": {}}, handlers={"FooState": both})
+    assert mach.add1("Foo").executed
+    assert order == ["Foo", "Bar", "both"]
+    assert other.is_(["Foo", "Bar"])
 
 
 async def test_what_waits_for_the_stack_can_be_awaited_and_knows_its_source() -> None:

@@ -881,6 +881,15 @@ def test_an_interrupt_before_the_first_final_handler_leaves_no_state_without_its
     assert mach.string_all() == "() [Foo:2 Exception:0]"
 
 
+def test_exception_is_rolled_back_where_it_was_added_but_not_called() -> None:
+    changes: list[am.Time] = []
+    mach = am.Machine({"Foo": {"add": ["Exception"]}}, handlers=noting([], "FooState", fail=["FooState"]))
+    mach.on_change(lambda machine, before, after: changes.append(after))
+    mach.add1("Foo")
+    assert mach.active_states() == ("Exception",)
+    assert changes == [(2, 2), (2, 3)]
+
+
 NAMES = ["A", "B", "C", "D"]
 relations = st.fixed_dictionaries(
     {

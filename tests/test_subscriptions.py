@@ -470,6 +470,25 @@ class TestCancelling:
         assert asyncio.all_tasks() == {asyncio.current_task()}
         assert len(futures) == len(ASKS)
 
+    async def test_one_that_left_takes_no_other_along(self) -> None:
+        mach = machine()
+        foo, bar = mach.when1("Foo"), mach.when1("Bar")
+        foo.cancel()
+        mach.add1("Foo")
+        mach.add1("Bar")
+        assert await bar == 1
+
+    async def test_when_all_that_asked_for_any_clock_have_left_nobody_is_waited_for_by_them(self) -> None:
+        mach = machine()
+        bar, query = mach.when1("Bar"), mach.when_query(lambda clock: False)
+        mach.add(["Foo", "Multi"])
+        assert mach._waiters.waited == -1
+        query.cancel()
+        mach.remove(["Foo", "Multi"])
+        assert not mach._waiters.waited & 0b101
+        mach.add1("Bar")
+        assert await bar == 1
+
 
 class TestPredicates:
     """What a predicate raises is the affair of whoever waits with it."""

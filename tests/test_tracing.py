@@ -388,6 +388,25 @@ def test_a_tracer_bound_by_a_negotiation_handler_is_told_of_the_final_handlers()
     ]
 
 
+def test_a_tracer_is_told_of_the_ends_of_states_that_fall() -> None:
+    def fail(e: am.Event) -> None:
+        raise Boom("boom")
+
+    mach = am.Machine({"Base": {"multi": True}, "Top": {"require": ["Base"]}})
+    mach.add(["Base", "Top"])
+    watcher = Recorder()
+    mach.bind_tracer(watcher)
+    mach.bind_handlers({"BaseState": fail, "TopEnd": nothing}, id="own")
+    mach.add1("Base")
+    events = watcher.take()
+    assert [event for event in events if " of own " in event] == [
+        "BaseState of own starts",
+        "BaseState of own ends",
+        "TopEnd of own starts",
+        "TopEnd of own ends",
+    ]
+
+
 def test_a_tracer_that_does_nothing_is_told_of_everything() -> None:
     tracer = am.Tracer()
     parent = am.Machine({"Foo": {}}, tracers=[tracer], handlers={"FooState": nothing})
