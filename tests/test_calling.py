@@ -93,21 +93,31 @@ def _forever() -> Generator[None]:
         yield
 
 
-async def _stubborn() -> None:
+async def _stubborn(err: BaseException) -> None:
     try:
         await _forever()
     finally:
-        raise Boom("stubborn")
+        raise err
 
 
 @pytest.mark.parametrize("name", ["FooEnter", "FooState"])
 def test_a_coroutine_that_will_not_be_closed_is_an_error_too(name: str) -> None:
-    begun = _stubborn()
+    begun = _stubborn(Boom("stubborn"))
     begun.send(None)
     mach = am.Machine({"Foo": {}}, handlers={name: lambda e: begun})
     assert mach.add1("Foo").reason == f"{name} of dict raised Boom('stubborn')"
     assert str(mach.err) == "stubborn"
     assert str(mach) == "(Exception:1)"
+
+
+def test_an_interrupt_on_closing_a_coroutine_goes_to_the_caller() -> None:
+    begun = _stubborn(KeyboardInterrupt())
+    begun.send(None)
+    mach = am.Machine({"Foo": {}}, handlers={"FooState": lambda e: begun})
+    with pytest.raises(KeyboardInterrupt):
+        mach.add1("Foo")
+    assert str(mach) == "()"
+    assert mach.err is None
 
 
 # An auto state that is vetoed is left out.
@@ -151,6 +161,16 @@ def test_nothing_enters_unasked_in_place_of_a_dropped_auto_state() -> None:
     mach.add1("Foo")
     assert calls == ["BlockerEnter"]
     assert str(mach) == "(Foo:1 One:1 Source:1)"
+
+
+def test_the_record_tells_who_dropped_an_auto_state_and_not_who_was_asked_no_more() -> None:
+    ends = Ends()
+    mach = am.Machine(AUTOS, tracers=[ends], handlers=noting([], "TwoEnter", "FooTwo", "AnyEnter", veto=["TwoEnter"]))
+    mach.bind_handlers(noting([], "TwoEnter"), id="asked no more")
+    mach.add1("Foo")
+    record = ends.seen[-1]
+    assert record.is_auto
+    assert [step.handler for step in record.steps if step.handler] == ["TwoEnter", "AnyEnter"]
 
 
 def test_an_auto_mutation_is_canceled_if_every_called_state_is_dropped() -> None:
@@ -351,6 +371,17 @@ def stopwatch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
 def slow(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Give the names of the handlers that were reported as slow."""
     return [text.split()[1] for text in caplog.messages if text.startswith("[handler:slow]")]
+
+
+def test_a_slow_handler_is_reported_with_its_own_time_and_the_limit(
+    caplog: pytest.LogCaptureFixture, stopwatch: Stopwatch
+) -> None:
+    stopwatch.now = 100.0
+    mach = am.Machine({"Foo": {}}, handler_timeout=1.0)
+    mach.bind_handlers({"FooEnter": stopwatch.takes(1.0), "FooState": stopwatch.takes(2.5)})
+    mach.add1("Foo")
+    (text,) = caplog.messages
+    assert "FooState of dict blocked the loop for 2.500 s (handler_timeout is 1.0 s)" in text
 
 
 def test_time_that_cancelling_work_takes_is_no_handlers(caplog: pytest.LogCaptureFixture, stopwatch: Stopwatch) -> None:

@@ -131,6 +131,17 @@ def test_handlers_are_called_in_the_order_relations_demand() -> None:
     assert calls.index("DEnd") < calls.index("BEnd")
 
 
+def test_exits_are_called_in_the_order_relations_demand_since_the_schema_changed() -> None:
+    calls: list[str] = []
+    mach = am.Machine({"A": {}, "B": {}})
+    mach.add(["A", "B"])
+    mach.set_schema({"A": {"after": ["B"]}, "B": {}})
+    assert mach.active_states() == ("A", "B")
+    mach.bind_handlers(noting(calls, "AExit", "BExit", "AEnd", "BEnd"))
+    mach.remove(["A", "B"])
+    assert calls == ["BExit", "AExit", "BEnd", "AEnd"]
+
+
 # Vetoes.
 
 
@@ -938,6 +949,15 @@ def test_wherever_an_interrupt_strikes_no_relation_is_broken_and_the_machine_goe
         active = {name for name in mach.state_names if mach.tick(name) % 2}
         assert active == set(mach.active_states())
         assert mach.time().after(before, or_equal=True)
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_nothing_comes_of_auto_states_none_of_which_may_be_added(*, watched: bool) -> None:
+    schema = {"Foo": {}, "One": {"auto": True, "require": ["Base"], "add": ["Extra"]}, "Base": {}, "Extra": {}}
+    mach = am.Machine(schema, tracers=[Ends()] if watched else [])
+    mach.add1("Foo")
+    assert str(mach) == "(Foo:1)"
+    assert mach.statistics().canceled == 1
 
 
 def test_auto_states_that_always_fail_are_left_alone_until_something_else_changes(
