@@ -1115,6 +1115,17 @@ def test_what_waits_for_the_stack_may_have_been_drained_before_its_turn(monkeypa
     assert other.is_(["Foo", "Bar"])
 
 
+def test_a_machine_that_has_waited_for_the_stack_has_others_wait_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DEPTH", 0)
+    last = am.Machine({"Foo": {}})
+    middle = am.Machine({"Foo": {}, "Bar": {}}, handlers={"BarState": lambda e: last.add1("Foo")})
+    first = am.Machine({"Foo": {}}, handlers={"FooState": lambda e: middle.add1("Foo")})
+    first.add1("Foo")
+    assert middle.is1("Foo")
+    middle.add1("Bar")
+    assert last.is1("Foo")
+
+
 async def test_what_waits_for_the_stack_can_be_awaited_and_knows_its_source() -> None:
     machines, seen, _ = chained(module.DEPTH + 5)
     traced: list[am.Mutation] = []

@@ -952,6 +952,16 @@ def test_wherever_an_interrupt_strikes_no_relation_is_broken_and_the_machine_goe
 
 
 @pytest.mark.parametrize("watched", [True, False])
+def test_a_mutation_that_changes_nothing_has_no_auto_states_added(*, watched: bool) -> None:
+    schema = {"Foo": {}, "One": {"auto": True, "require": ["Base"]}, "Base": {}}
+    mach = am.Machine(schema, handlers=noting([], "AnyState") if watched else None)
+    mach.add1("Foo")
+    assert mach.statistics().transitions == 2
+    mach.add1("Foo")
+    assert mach.statistics().transitions == 3
+
+
+@pytest.mark.parametrize("watched", [True, False])
 def test_nothing_comes_of_auto_states_none_of_which_may_be_added(*, watched: bool) -> None:
     schema = {"Foo": {}, "One": {"auto": True, "require": ["Base"], "add": ["Extra"]}, "Base": {}, "Extra": {}}
     mach = am.Machine(schema, tracers=[Ends()] if watched else [])

@@ -575,6 +575,20 @@ def test_raise_errors_leaves_errors_added_by_hand_to_the_machine() -> None:
     assert mach.is_err
 
 
+async def test_an_error_of_work_tells_which_mutation_started_it() -> None:
+    seen: list[am.ExceptionArgs] = []
+
+    async def fail(e: am.Event) -> None:
+        raise Boom("boom")
+
+    mach = am.Machine({"Foo": {}, "Bar": {}}, handlers={"FooState": fail})
+    mach.bind_handlers({"ExceptionState": lambda e: seen.append(e.arg(am.ExceptionArgs))})
+    mach.add1("Bar")
+    mach.add1("Foo")
+    await turns()
+    assert [(error.handler, error.called, error.states_before) for error in seen] == [("FooState", ("Foo",), ("Bar",))]
+
+
 def test_an_error_whose_callback_disposes_the_machine_changes_nothing_any_more_and_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

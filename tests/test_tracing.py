@@ -388,6 +388,22 @@ def test_a_tracer_bound_by_a_negotiation_handler_is_told_of_the_final_handlers()
     ]
 
 
+def test_tracers_and_the_callback_for_changes_come_and_go_without_each_other() -> None:
+    recorder = Recorder()
+    changes: list[am.Time] = []
+    mach = am.Machine({"Foo": {}, "Bar": {}})
+    mach.bind_tracer(recorder)
+    mach.on_change(lambda machine, before, after: changes.append(after))
+    mach.on_change(None)
+    mach.add1("Foo")
+    assert "end accepted (Foo:1)" in recorder.take()
+    mach.on_change(lambda machine, before, after: changes.append(after))
+    mach.detach_tracer(recorder)
+    mach.add1("Bar")
+    assert changes == [(1, 1, 0)]
+    assert recorder.take() == []
+
+
 def test_a_tracer_is_told_of_the_ends_of_states_that_fall() -> None:
     def fail(e: am.Event) -> None:
         raise Boom("boom")
