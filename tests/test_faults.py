@@ -589,6 +589,14 @@ async def test_an_error_of_work_tells_which_mutation_started_it() -> None:
     assert [(error.handler, error.called, error.states_before) for error in seen] == [("FooState", ("Foo",), ("Bar",))]
 
 
+def test_an_interrupt_while_the_error_of_work_is_handled_is_not_held_back() -> None:
+    mach = am.Machine({"Foo": {}}, handlers=acting("ExceptionState", fail=["ExceptionState"], err=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        mach._core.faults.work_failed(Boom("boom"), "work")
+    assert str(mach.err) == "boom"
+    assert mach.is_idle
+
+
 def test_an_error_whose_callback_disposes_the_machine_changes_nothing_any_more_and_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
