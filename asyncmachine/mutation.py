@@ -183,7 +183,7 @@ class RequestsOfType(dict[Any, Request]):
     def __missing__(self, key: str | Iterable[str]) -> Request:
         if not isinstance(key, str | tuple):
             # A frozenset or a generator, say. It is not looked into, for some can be looked into only once.
-            raise TypeError(f"{key!r} is no key to requests")
+            raise TypeError("requests are found by a name or a tuple of names")
         names = tuple(dict.fromkeys((key,) if isinstance(key, str) else key))
         for name in names:
             if name not in self._schema.index:

@@ -136,7 +136,8 @@ class Subscriptions:
         waiter = QueryWaiter(loop=self._host.home.bind_loop())
         waiter.predicate, waiter.live = predicate, self._live
         registered = self._register(waiter, self.queries)
-        self.waited = -1  # last: what the predicate does may wake others, and so narrow this down
+        if not registered.done():
+            self.waited = -1  # only now: what the predicate does may wake others, and so narrow this down
         return registered
 
     def error(self) -> asyncio.Future[BaseException]:

@@ -478,6 +478,11 @@ class TestCancelling:
         mach.add1("Bar")
         assert bar.done()
 
+    async def test_a_query_that_holds_already_waits_for_no_clock(self) -> None:
+        mach = machine()
+        assert mach.when_query(lambda clock: True).done()
+        assert mach._waiters.waited == 0
+
     async def test_when_all_that_asked_for_any_clock_have_left_nobody_is_waited_for_by_them(self) -> None:
         mach = machine()
         bar, query = mach.when1("Bar"), mach.when_query(lambda clock: False)
