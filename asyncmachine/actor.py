@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import math
 import threading
 from collections import deque
@@ -23,6 +22,7 @@ from asyncmachine.errors import MachineLoopError
 from asyncmachine.executor import Executor
 from asyncmachine.faults import Faults
 from asyncmachine.home import Home
+from asyncmachine.inbox import Inbox
 from asyncmachine.mutation import EXECUTED, REMOVE, Cause, Mutation, Request, Result, current
 from asyncmachine.plans import Live
 from asyncmachine.queue import Queue
@@ -57,21 +57,6 @@ class Host(Protocol):
 
     @property
     def id(self) -> str: ...
-
-
-class Posted:
-    """A call from another thread, on its way to the machine."""
-
-    __slots__ = ("call", "context", "future", "in_order", "ready")
-
-    def __init__(self, call: Callable[[], Any], future: concurrent.futures.Future[Any], *, in_order: bool) -> None:
-        self.call: Callable[[], Any] = call
-        self.future: concurrent.futures.Future[Any] = future
-        self.context: Context = copy_context()
-        self.in_order: bool = in_order
-        """True for one that acts at once, and so has to wait for the mutations posted before it."""
-        self.ready: int = 0
-        """The queue tick those have run at."""
 
 
 def _nesting(cause: Cause | None) -> int:
@@ -120,7 +105,7 @@ class Actor:
         self._executor = executor
         self._subscriptions = subscriptions
         self._faults = faults
-        self._inbox: deque[Posted] | None = None
+        self._inbox: Inbox | None = None
         self._signaled = False
         self._task: asyncio.Task[None] | None = None
         self._in_task = False
@@ -265,12 +250,11 @@ class Actor:
         in_order: bool,
     ) -> concurrent.futures.Future[Any]:
         """Have a call made on the machine's loop, from another thread; safe from any number of threads at once."""
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         if self._inbox is None:
             # Few machines ever need one, and threads must not make two.
             with _MAKING:
-                self._inbox = deque() if self._inbox is None else self._inbox
-        self._inbox.append(Posted(call, future, in_order=in_order))
+                self._inbox = Inbox() if self._inbox is None else self._inbox
+        future = self._inbox.append(call, in_order=in_order)
         # The flag is lowered before the inbox is looked at, so what was appended while it was up is seen.
         if not self._signaled or loop.is_closed():
             self._signaled = True
@@ -393,12 +377,9 @@ class Actor:
 
     def _refuse(self) -> None:
         """Fail the posted calls, which nobody will make."""
-        with contextlib.suppress(IndexError):  # empty, at the latest when threads do this at once
-            while self._inbox is not None:
-                future = self._inbox.popleft().future
-                if future.set_running_or_notify_cancel():
-                    text = "was stopped before the call was made; have threads end before the loop does"
-                    future.set_exception(MachineLoopError(f"the loop of the machine {self._host.id} {text}"))
+        if self._inbox is not None:
+            text = "was stopped before the call was made; have threads end before the loop does"
+            self._inbox.refuse(f"the loop of the machine {self._host.id} {text}")
 
     def _slice(self) -> None:
         """Step the queue from the task, until it is empty or the budget is spent."""
@@ -407,10 +388,11 @@ class Actor:
         self._executor.depth = 0
         try:
             # Once a turn even if the queue is never empty.
-            self._admit()
+            if self._inbox:
+                self._inbox.admit(queue)
             while True:
-                if not queue.items:
-                    self._admit()
+                if self._inbox and not queue.items:
+                    self._inbox.admit(queue)
                 if not queue.items:
                     break
                 self._run_in_context(queue.take())
@@ -422,30 +404,3 @@ class Actor:
         raised, self._raised = self._raised, []
         for err in raised:
             self._faults.report("an error that had no caller to be raised to", err)
-
-    def _admit(self) -> None:
-        """Make posted calls until one has queued something, if the queue has room: threads are held back, not refused.
-
-        They must not fill the queue, or what handlers ask for would be refused.
-        """
-        queue, inbox = self._queue, self._inbox
-        waiting = len(queue.items)
-        while inbox and len(queue.items) <= waiting < max(1, queue.limit // 2):
-            posted = inbox[0]
-            if posted.in_order and queue.items:
-                posted.ready = posted.ready or queue.next_tick - 1
-                follow_up = not next(iter(queue)).queue_tick
-                if queue.tick < posted.ready or follow_up:
-                    return  # nor between a mutation and the auto states it leads to
-            inbox.popleft()
-            if not posted.future.set_running_or_notify_cancel():
-                continue
-            try:
-                result = posted.context.run(posted.call)
-            except BaseException as err:  # noqa: BLE001 - the caller is in another thread
-                posted.future.set_exception(err)
-            else:
-                if isinstance(result, Result) and result.mutation is not None:
-                    result.mutation.when_done(posted.future.set_result)
-                else:
-                    posted.future.set_result(result)
