@@ -42,9 +42,10 @@ from asyncmachine.errors import (
 from asyncmachine.logs import LogLevel
 from asyncmachine.machine import Event, Machine
 from asyncmachine.marks import on
-from asyncmachine.mutation import ExceptionArgs, Mutation, MutationType, Result, Source
+from asyncmachine.mutation import ExceptionArgs, Mutation, Result, Source
 from asyncmachine.pipes import Pipe, pipe, pipe_err, pipe_many
 from asyncmachine.relations import RelationsResolver, RelationStep, Resolver, broken_relations
+from asyncmachine.requests import MutationType
 from asyncmachine.running import run
 from asyncmachine.schema import ANY, EXCEPTION, Schema, SchemaLike, State, StateDict
 from asyncmachine.snapshot import Snapshot, Statistics

@@ -23,9 +23,10 @@ from asyncmachine.executor import Executor
 from asyncmachine.faults import Faults
 from asyncmachine.home import Home
 from asyncmachine.inbox import Inbox
-from asyncmachine.mutation import EXECUTED, REMOVE, Cause, Mutation, Request, Result, current
+from asyncmachine.mutation import EXECUTED, Cause, Mutation, Result, current
 from asyncmachine.plans import Live
 from asyncmachine.queue import Queue
+from asyncmachine.requests import REMOVE, Request
 from asyncmachine.subscriptions import Subscriptions
 
 __all__ = ["BUDGET", "Actor"]

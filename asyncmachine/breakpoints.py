@@ -7,8 +7,8 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from asyncmachine.mutation import REMOVE, Request
 from asyncmachine.plans import Live
+from asyncmachine.requests import REMOVE, Request
 
 __all__ = ["Breakpoint"]
 

@@ -21,10 +21,11 @@ from asyncmachine.faults import Faults
 from asyncmachine.handlers import Handler, HandlerRegistry
 from asyncmachine.home import Home
 from asyncmachine.logs import LogArgs, LogLevel, TextLog
-from asyncmachine.mutation import Mutation, Request, Result
+from asyncmachine.mutation import Mutation, Result
 from asyncmachine.plans import NO_HANDLERS, Live, Planner
 from asyncmachine.queue import Queue
 from asyncmachine.relations import Resolver, broken_relations
+from asyncmachine.requests import Request
 from asyncmachine.schema import Schema
 from asyncmachine.snapshot import Snapshot
 from asyncmachine.subscriptions import Subscriptions

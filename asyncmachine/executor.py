@@ -18,8 +18,9 @@ from asyncmachine.events import EventOf
 from asyncmachine.faults import Faults
 from asyncmachine.handlers import Handler
 from asyncmachine.home import Home
-from asyncmachine.mutation import EXECUTED, Mutation, Request, Result, Source, current, new_mutation
+from asyncmachine.mutation import EXECUTED, Mutation, Result, Source, current, new_mutation
 from asyncmachine.plans import LONGEST, ActiveSet, BoundCall, Call, CallKind, Live, Plan, Planner
+from asyncmachine.requests import Request
 from asyncmachine.schema import EXCEPTION
 from asyncmachine.subscriptions import Subscriptions
 from asyncmachine.tracing import Tracers

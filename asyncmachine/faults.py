@@ -7,9 +7,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
+from asyncmachine.args import Args
 from asyncmachine.handlers import Handler
-from asyncmachine.mutation import ADD, Args, ExceptionArgs, Mutation, Request, Result, Source, current, new_mutation
+from asyncmachine.mutation import ExceptionArgs, Mutation, Result, Source, current, new_mutation
 from asyncmachine.plans import Planner
+from asyncmachine.requests import ADD, Request
 from asyncmachine.schema import EXCEPTION
 from asyncmachine.transition import Transition
 

@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 from typing_extensions import override
 
 from asyncmachine.api import MachineApi, Tracer
-from asyncmachine.mutation import Mutation, Request
+from asyncmachine.mutation import Mutation
+from asyncmachine.requests import Request
 from asyncmachine.transition import StepType, Transition
 
 __all__ = ["LogArgs", "LogLevel", "TextLog"]

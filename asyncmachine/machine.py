@@ -13,6 +13,7 @@ import anyio
 from typing_extensions import override
 
 from asyncmachine.api import MachineApi, Tracer
+from asyncmachine.args import Args, check_args
 from asyncmachine.breakpoints import Breakpoint
 from asyncmachine.clock import Time
 from asyncmachine.contexts import MACHINE
@@ -21,17 +22,9 @@ from asyncmachine.errors import HandlerError, MachineDisposedError, MachineLoopE
 from asyncmachine.events import EventOf
 from asyncmachine.logs import LogArgs, LogLevel
 from asyncmachine.marks import Mark, Marked, On
-from asyncmachine.mutation import (
-    ADD,
-    Args,
-    ExceptionArgs,
-    Mutation,
-    MutationType,
-    Result,
-    Source,
-    check_args,
-)
+from asyncmachine.mutation import ExceptionArgs, Mutation, Result, Source
 from asyncmachine.relations import Resolver
+from asyncmachine.requests import ADD, MutationType
 from asyncmachine.schema import Schema, SchemaLike
 from asyncmachine.snapshot import Snapshot, Statistics
 from asyncmachine.streams import Host as StreamHost

@@ -6,8 +6,10 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
+from asyncmachine.args import Args
 from asyncmachine.errors import ArgsError
-from asyncmachine.mutation import ADD, REMOVE, SET, Args, MutationType, Result, Source
+from asyncmachine.mutation import Result, Source
+from asyncmachine.requests import ADD, REMOVE, SET, MutationType
 from asyncmachine.schema import EXCEPTION
 
 __all__ = ["MutationApi"]

@@ -5,82 +5,32 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import traceback as tb
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextvars import Context, ContextVar
-from enum import StrEnum
 from functools import partial
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from typing_extensions import override
 
-from asyncmachine.errors import ArgsError, UnknownStateError
-from asyncmachine.schema import EXCEPTION, HEALTH, Schema
+from asyncmachine.args import Args, as_mapping
+from asyncmachine.errors import ArgsError
+from asyncmachine.requests import MutationType, Request
 
 if TYPE_CHECKING:
     import asyncio
 
 __all__ = [
-    "Args",
     "Cause",
     "ExceptionArgs",
     "Mutation",
-    "MutationType",
-    "Request",
-    "Requests",
     "Result",
     "Source",
-    "check_args",
     "current",
     "new_mutation",
 ]
 
 T = TypeVar("T")
 Class: TypeAlias = type[T]  # within `Mutation`, whose property hides `type`
-
-
-class DataclassArgs(Protocol):
-    """An instance of a dataclass; checkers see those of attrs and msgspec as such, too."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-
-class AttrsArgs(Protocol):
-    """An instance of an attrs class."""
-
-    __attrs_attrs__: ClassVar[Any]
-
-
-class StructArgs(Protocol):
-    """An instance of a msgspec struct."""
-
-    __struct_fields__: ClassVar[tuple[str, ...]]
-
-
-class ModelArgs(Protocol):
-    """An instance of a pydantic model."""
-
-    __pydantic_fields__: ClassVar[dict[str, Any]]
-
-
-Args: TypeAlias = Mapping[str, Any] | DataclassArgs | AttrsArgs | StructArgs | ModelArgs
-"""What a mutation carries: a mapping, or one instance of a dataclass, attrs, msgspec or pydantic class."""
-
-EMPTY: Mapping[str, Any] = MappingProxyType({})
-
-
-class MutationType(StrEnum):
-    """What a mutation asks for: to add states, to remove them, or to make them the only active ones."""
-
-    ADD = "add"
-    REMOVE = "remove"
-    SET = "set"
-
-    # Members are keys on the way of every mutation; Enum's own hash is Python code.
-    __hash__ = str.__hash__
-
-
-ADD, REMOVE, SET = MutationType.ADD, MutationType.REMOVE, MutationType.SET
 
 
 class Source(NamedTuple):
@@ -142,83 +92,6 @@ class ExceptionArgs:
     def traceback(self) -> str:
         """The traceback of the error as text, formatted when asked for."""
         return "".join(tb.format_exception(self.err))
-
-
-class Request:
-    """One type of mutation of one list of states, looked up: what resolution and its plans are keyed by.
-
-    Requests are compared by identity: a machine keeps one object for each type and list of states.
-    """
-
-    __slots__ = ("calls_exception", "is_health", "key", "mask", "multi", "names", "states", "type")
-
-    def __init__(self, type_: MutationType, names: tuple[str, ...], schema: Schema) -> None:
-        self.type: MutationType = type_
-        self.names: tuple[str, ...] = names
-        self.states: tuple[int, ...] = tuple(schema.index[name] for name in names)
-        self.mask: int = sum(1 << i for i in self.states)
-        self.key: tuple[MutationType, int] = (type_, self.mask)
-        """Equal for requests of the same type and the same set of states."""
-        self.multi: bool = any(schema[name].multi for name in names)
-        self.is_health: bool = len(names) == 1 and names[0] in HEALTH
-        self.calls_exception: bool = EXCEPTION in names
-
-
-class RequestsOfType(dict[Any, Request]):
-    """The requests of one type made so far, by a name or a tuple of names; one that is missing is made.
-
-    Args:
-        type_: the type.
-        schema: whose states are asked for.
-        bound: how many are kept; beyond it, they are forgotten and collected anew.
-    """
-
-    __slots__ = ("_bound", "_schema", "_type")
-
-    def __init__(self, type_: MutationType, schema: Schema, bound: int) -> None:
-        self._type = type_
-        self._schema = schema
-        self._bound = bound
-
-    def __missing__(self, key: str | Iterable[str]) -> Request:
-        if not isinstance(key, str | tuple):
-            # A frozenset or a generator, say. It is not looked into, for some can be looked into only once.
-            raise TypeError("requests are found by a name or a tuple of names")
-        names = tuple(dict.fromkeys((key,) if isinstance(key, str) else key))
-        for name in names:
-            if name not in self._schema.index:
-                raise UnknownStateError(name, self._schema.names)
-        # A request is its own key to plans, so the same states named in two ways should be one object.
-        request = self.get(names) or Request(self._type, names, self._schema)
-        if len(self) >= self._bound:
-            self.clear()
-        self[key] = self[names] = request
-        return request
-
-
-class Requests:
-    """The requests made of a schema so far, so that each type and list of states is looked up once.
-
-    Args:
-        schema: whose states are asked for.
-        bound: how many requests are kept of each type.
-    """
-
-    __slots__ = ("known",)
-
-    def __init__(self, schema: Schema, bound: int = 4096) -> None:
-        self.known: dict[MutationType, RequestsOfType] = {
-            type_: RequestsOfType(type_, schema, bound) for type_ in MutationType
-        }
-        """By type, and a name or a tuple of names; what else names states may be no key."""
-
-    def of(self, type_: MutationType, states: str | Iterable[str]) -> Request:
-        """Give the request for one state or several.
-
-        Raises:
-            UnknownStateError: the schema has no such state.
-        """
-        return self.known[type_][states if isinstance(states, str) else tuple(states)]
 
 
 class Mutation:
@@ -452,41 +325,3 @@ def _tell(future: asyncio.Future[Result], result: Result) -> None:
 
 Result.EXECUTED = EXECUTED = Result(0)
 Result.CANCELED = Result(1)
-
-
-def field_names(kind: type) -> Iterable[str] | None:
-    """Give the names of the fields of a dataclass, attrs, msgspec or pydantic class, or None for any other."""
-    if hasattr(kind, "__dataclass_fields__"):
-        # Class variables and what is for `__init__` alone are no fields.
-        return [field.name for field in dataclasses.fields(cast("Any", kind))]
-    for attribute in ("__struct_fields__", "model_fields"):
-        found: Iterable[str] | None = getattr(kind, attribute, None)
-        if found is not None:
-            return tuple(found)
-    attrs: Iterable[Any] | None = getattr(kind, "__attrs_attrs__", None)
-    return None if attrs is None else [attribute.name for attribute in attrs]
-
-
-def as_mapping(payload: Args | None) -> Mapping[str, Any]:
-    """Give args as a mapping: as they are, or the fields of a typed instance."""
-    if payload is None:
-        return EMPTY
-    if isinstance(payload, Mapping):
-        return payload
-    return {name: getattr(payload, name) for name in field_names(type(payload)) or ()}
-
-
-def check_args(payload: Args | None) -> Args | None:
-    """Give args that can be passed, None for empty ones.
-
-    Raises:
-        ArgsError: they are neither a mapping nor an instance of a class with fields.
-    """
-    if isinstance(payload, Mapping):
-        return payload or None
-    if payload is None or (not isinstance(payload, type) and field_names(type(payload)) is not None):
-        return payload
-    raise ArgsError(
-        f"args are a mapping or one instance of a dataclass, attrs, msgspec or pydantic class, not {payload!r}; "
-        'write {"name": value}'
-    )

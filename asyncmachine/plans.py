@@ -15,8 +15,9 @@ from enum import StrEnum
 from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
-from asyncmachine.mutation import ADD, EXECUTED, REMOVE, Mutation, Request, Requests, Result
+from asyncmachine.mutation import EXECUTED, Mutation, Result
 from asyncmachine.relations import RelationsResolver, RelationStep, Resolver
+from asyncmachine.requests import ADD, REMOVE, Request, Requests
 from asyncmachine.schema import ANY, Schema
 
 __all__ = [

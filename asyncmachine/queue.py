@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
-from asyncmachine.mutation import Mutation, MutationType, Request
+from asyncmachine.mutation import Mutation
+from asyncmachine.requests import MutationType, Request
 
 __all__ = ["Position", "Queue"]
 

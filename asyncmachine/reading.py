@@ -9,9 +9,10 @@ from typing_extensions import override
 
 from asyncmachine.clock import Clock, Time
 from asyncmachine.errors import UnknownStateError
-from asyncmachine.mutation import ADD, REMOVE, SET, Mutation, MutationType
+from asyncmachine.mutation import Mutation
 from asyncmachine.plans import Live
 from asyncmachine.queue import Position, Queue
+from asyncmachine.requests import ADD, REMOVE, SET, MutationType
 from asyncmachine.schema import EXCEPTION, Schema
 
 __all__ = ["ReadApi", "flatten"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Protocol
 
-from asyncmachine.mutation import ADD, REMOVE, SET, MutationType
+from asyncmachine.requests import ADD, REMOVE, SET, MutationType
 from asyncmachine.schema import Schema
 
 __all__ = ["RelationStep", "RelationsResolver", "Resolver", "broken_relations"]

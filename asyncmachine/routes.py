@@ -21,9 +21,10 @@ from typing import Any
 from typing_extensions import override
 
 from asyncmachine.api import MachineApi, Tracer
+from asyncmachine.args import Args
 from asyncmachine.errors import MachineLoopError, MachineThreadError
 from asyncmachine.machine import Machine
-from asyncmachine.mutation import Args, Result
+from asyncmachine.mutation import Result
 from asyncmachine.schema import EXCEPTION
 from asyncmachine.transition import Transition
 

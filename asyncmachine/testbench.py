@@ -22,11 +22,13 @@ import anyio
 from typing_extensions import override
 
 from asyncmachine.api import MachineApi
+from asyncmachine.args import Args
 from asyncmachine.clock import Time
 from asyncmachine.errors import MachineDisposedError, MachineLoopError
 from asyncmachine.machine import Machine
-from asyncmachine.mutation import Args, ExceptionArgs, MutationType, Result, Source
+from asyncmachine.mutation import ExceptionArgs, Result, Source
 from asyncmachine.recording import Recorder, last_lines
+from asyncmachine.requests import MutationType
 from asyncmachine.schema import EXCEPTION
 from asyncmachine.transition import Transition
 from asyncmachine.waiting import Waiters

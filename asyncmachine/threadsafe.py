@@ -7,8 +7,9 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from asyncmachine.args import Args
 from asyncmachine.mutating import MutationApi
-from asyncmachine.mutation import Args, Result, Source
+from asyncmachine.mutation import Result, Source
 
 __all__ = ["Threadsafe"]
 

@@ -19,8 +19,9 @@ from typing import Protocol
 from asyncmachine.errors import StateTimeoutError
 from asyncmachine.faults import Faults
 from asyncmachine.home import Home
-from asyncmachine.mutation import ADD, REMOVE, ExceptionArgs, Mutation, Result, current, new_mutation
+from asyncmachine.mutation import ExceptionArgs, Mutation, Result, current, new_mutation
 from asyncmachine.plans import Live, Planner
+from asyncmachine.requests import ADD, REMOVE
 from asyncmachine.schema import EXCEPTION, Schema
 
 __all__ = ["TimeoutArgs", "Timeouts", "changed_timeouts"]

@@ -9,8 +9,9 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from typing_extensions import override
 
 from asyncmachine.clock import Time, TimeIndex
-from asyncmachine.mutation import Mutation, MutationType, Source
+from asyncmachine.mutation import Mutation, Source
 from asyncmachine.plans import Call, Plan, Trail
+from asyncmachine.requests import MutationType
 
 __all__ = ["Step", "StepType", "Transition", "transition_id"]
 

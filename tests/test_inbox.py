@@ -9,8 +9,9 @@ import pytest
 
 import asyncmachine as am
 from asyncmachine.inbox import Inbox
-from asyncmachine.mutation import Requests, new_mutation
+from asyncmachine.mutation import new_mutation
 from asyncmachine.queue import Queue
+from asyncmachine.requests import Requests
 
 REQUESTS = Requests(am.Schema({"Foo": {}}))
 

@@ -12,8 +12,8 @@ from strategies import Boom, behaving, behaviours, operations, schemas
 from typing_extensions import override
 
 import asyncmachine as am
-from asyncmachine.mutation import Requests
 from asyncmachine.plans import CallKind, HandlerTable, Planner
+from asyncmachine.requests import Requests
 
 
 class Ends(am.Tracer):
