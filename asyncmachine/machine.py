@@ -255,7 +255,7 @@ class Machine(MachineApi, StreamApi["Machine"]):
         mutation = Mutation()
         try:
             mutation.request = core.planner.requests.known[type_][states]
-        except TypeError:  # a list, say, or a generator, which is no key
+        except (KeyError, TypeError):  # asked for the first time; or a list, say, which is no key
             mutation.request = core.planner.requests.of(type_, states)
         mutation.payload = None if args is None else check_args(args)
         mutation.source = source

@@ -9,7 +9,7 @@ from typing import Any
 from asyncmachine.errors import UnknownStateError
 from asyncmachine.schema import EXCEPTION, HEALTH, Schema
 
-__all__ = ["ADD", "REMOVE", "SET", "MutationType", "Request", "Requests", "RequestsOfType"]
+__all__ = ["ADD", "REMOVE", "SET", "MutationType", "Request", "Requests"]
 
 
 class MutationType(StrEnum):
@@ -46,58 +46,43 @@ class Request:
         self.calls_exception: bool = EXCEPTION in names
 
 
-class RequestsOfType(dict[Any, Request]):
-    """The requests of one type made so far, by a name or a tuple of names; one that is missing is made.
-
-    Args:
-        type_: the type.
-        schema: whose states are asked for.
-        bound: how many are kept; beyond it, they are forgotten and collected anew.
-    """
-
-    __slots__ = ("_bound", "_schema", "_type")
-
-    def __init__(self, type_: MutationType, schema: Schema, bound: int) -> None:
-        self._type = type_
-        self._schema = schema
-        self._bound = bound
-
-    def __missing__(self, key: str | Iterable[str]) -> Request:
-        if not isinstance(key, str | tuple):
-            # A frozenset or a generator, say. It is not looked into, for some can be looked into only once.
-            raise TypeError("requests are found by a name or a tuple of names")
-        names = tuple(dict.fromkeys((key,) if isinstance(key, str) else key))
-        for name in names:
-            if name not in self._schema.index:
-                raise UnknownStateError(name, self._schema.names)
-        # A request is its own key to plans, so the same states named in two ways should be one object.
-        request = self.get(names) or Request(self._type, names, self._schema)
-        if len(self) >= self._bound:
-            self.clear()
-        self[key] = self[names] = request
-        return request
-
-
 class Requests:
     """The requests made of a schema so far, so that each type and list of states is looked up once.
 
     Args:
         schema: whose states are asked for.
-        bound: how many requests are kept of each type.
+        bound: how many are kept of each type; beyond it, they are forgotten and collected anew.
     """
 
-    __slots__ = ("known",)
+    __slots__ = ("_bound", "_schema", "known")
 
     def __init__(self, schema: Schema, bound: int = 4096) -> None:
-        self.known: dict[MutationType, RequestsOfType] = {
-            type_: RequestsOfType(type_, schema, bound) for type_ in MutationType
-        }
-        """By type, and a name or a tuple of names; what else names states may be no key."""
+        self._schema = schema
+        self._bound = bound
+        self.known: dict[MutationType, dict[Any, Request]] = {type_: {} for type_ in MutationType}
+        """By type, and a name or a tuple of names. What else names states may be no key, or can be read only once."""
 
     def of(self, type_: MutationType, states: str | Iterable[str]) -> Request:
         """Give the request for one state or several.
 
         Raises:
             UnknownStateError: the schema has no such state.
+            TypeError: these are no names.
         """
-        return self.known[type_][states if isinstance(states, str) else tuple(states)]
+        # Errors leave the look-up behind that failed before, if there was one (`from None`).
+        if not isinstance(states, Iterable):
+            raise TypeError(f"states are given by name, one or several in a list, not {states!r}") from None
+        given = states if isinstance(states, str) else tuple(states)
+        known = self.known[type_]
+        request = known.get(given)
+        if request is None:
+            names = tuple(dict.fromkeys((given,) if isinstance(given, str) else given))
+            for name in names:
+                if name not in self._schema.index:
+                    raise UnknownStateError(name, self._schema.names) from None
+            # A request is its own key to plans, so the same states named in two ways should be one object.
+            request = known.get(names) or Request(type_, names, self._schema)
+            if len(known) >= self._bound:
+                known.clear()
+            known[given] = known[names] = request
+        return request

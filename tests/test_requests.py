@@ -47,3 +47,17 @@ def test_an_error_of_what_gives_the_states_is_not_lost() -> None:
     with pytest.raises(TypeError, match="mine"):
         mach.add1(names)
     assert str(mach) == "()"
+
+
+@pytest.mark.parametrize("states", [5, None, b"Foo".__len__])
+def test_what_names_no_states_is_refused(states: Any) -> None:
+    mach = am.Machine({"Foo": {}})
+    with pytest.raises(TypeError, match="states are given by name, one or several in a list, not ") as caught:
+        mach.add1(states)
+    assert caught.value.__suppress_context__
+
+
+def test_an_unknown_state_is_an_error_of_its_own() -> None:
+    with pytest.raises(am.UnknownStateError) as caught:
+        am.Machine({"Foo": {}}).add1("Fooo")
+    assert caught.value.__suppress_context__
