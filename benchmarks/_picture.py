@@ -32,6 +32,7 @@ SERIES = {
     "transitions": Series("M0-6.5L6.5 0L0 6.5L-6.5 0Z", "#bc4c00", "#f0883e"),
     "python-statemachine": Series("M-5-5H5V5H-5Z", "#8250df", "#bc8cff"),
     "Automat": Series("M0-6L6 5H-6Z", "#1a7f37", "#3fb950"),
+    "Automat, typed": Series("M0-6L6 5H-6ZM0-2.5L-3 3H3Z", "#1a7f37", "#3fb950"),
     "asyncmachine": Series("M-6 0A6 6 0 1 1 6 0A6 6 0 1 1-6 0Z", "#0969da", "#58a6ff"),
 }
 PARTS = {
@@ -86,7 +87,7 @@ def style() -> str:
 
 def key(series: str) -> str:
     """Give the class of a series."""
-    return series.replace(" ", "-")
+    return series.replace(",", "").replace(" ", "-")
 
 
 def colour(part: str) -> str:
@@ -130,10 +131,8 @@ def line(row: str, answers: Sequence[Answer], y: float, x: Scale) -> Iterator[st
     yield f'<rect x="{LEFT}" y="{y - 0.5:.1f}" width="{WIDTH - LEFT - RIGHT}" height="1" {colour("grid")}/>'
     by_series = {answer.case.mark.series: answer for answer in answers if answer.case.mark}
     for series in SERIES:
-        # Two variants of a library have two marks.
-        for answer in answers:
-            if answer.case.mark and answer.case.mark.series == series:
-                yield mark(series, x(answer.value), y)
+        if series in by_series:
+            yield mark(series, x(by_series[series].value), y)
     if (ours := by_series.get("asyncmachine")) is not None:
         yield text(time(ours.value), x(ours.value), y - 9, part="faint", anchor="middle", size=11)
 

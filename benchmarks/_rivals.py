@@ -69,6 +69,11 @@ class Rival:
         """The name of the package, whatever the variant."""
         return self.name.partition(",")[0]
 
+    @property
+    def series(self) -> str:
+        """What the picture shows it as."""
+        return self.name.removesuffix(", methodical")
+
 
 def transitions_options(callbacks: Callbacks | AsyncCallbacks | None) -> dict[str, Any]:
     """Give the states and transitions, as transitions wants them; callbacks are found on the model by name."""

@@ -52,7 +52,7 @@ def four(lab: Lab) -> list[Case]:
     ]
     for rival in installed(SYNC):
         sample, goal = timed(rival.make(Callbacks())), GOALS.get(rival.name)
-        cases.append(Case(rival.name, sample, "asyncmachine", goal, mark=Mark(row, rival.package)))
+        cases.append(Case(rival.name, sample, "asyncmachine", goal, mark=Mark(row, rival.series)))
     return cases
 
 
@@ -64,7 +64,7 @@ def four_async(lab: Lab) -> list[Case]:
         cases.append(Case(f"asyncmachine, one of them a task, on {loop}", lab.on(loop, with_tasks()), ours))
         for rival in installed(ASYNC):
             sample, goal = lab.on(loop, rival.make(AsyncCallbacks())), GOALS_ASYNC.get(rival.name)
-            cases.append(Case(f"{rival.name} on {loop}", sample, ours, goal, mark=mark(row, rival.package, loop)))
+            cases.append(Case(f"{rival.name} on {loop}", sample, ours, goal, mark=mark(row, rival.series, loop)))
     return cases
 
 

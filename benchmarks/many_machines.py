@@ -141,7 +141,7 @@ def built(lab: Lab) -> list[Case]:
         Case(scale, timed(plain_floor())),
     ]
     for name, build in rivals().items():
-        sample, shown = building(build), Mark(row, name.partition(",")[0])
+        sample, shown = building(build), Mark(row, name)
         cases.append(Case(f"each of 1,000 of {name}", sample, MOST, count=lab.size(1_000), mark=shown))
     return cases
 

@@ -23,7 +23,7 @@ def plain(lab: Lab) -> list[Case]:
         Case("asyncmachine", timed(toggling(machine())), "the floor", goal, mark=Mark(row, "asyncmachine")),
         Case("the floor", timed(toggling(Floor())), mark=Mark(row, "the floor")),
         *(
-            Case(rival.name, timed(rival.make(None)), "asyncmachine", mark=Mark(row, rival.package))
+            Case(rival.name, timed(rival.make(None)), "asyncmachine", mark=Mark(row, rival.series))
             for rival in installed(SYNC)
         ),
     ]
@@ -36,7 +36,7 @@ def plain_async(lab: Lab) -> list[Case]:
         cases.append(Case(ours, lab.on(loop, awaited()), mark=mark(ROW, "asyncmachine", loop)))
         for rival in installed(ASYNC):
             name, sample = f"{rival.name} on {loop}", lab.on(loop, rival.make(None))
-            cases.append(Case(name, sample, ours, mark=mark(ROW, rival.package, loop)))
+            cases.append(Case(name, sample, ours, mark=mark(ROW, rival.series, loop)))
     return cases
 
 
