@@ -126,7 +126,7 @@ def computer() -> str:
 PAGE = """\
 # Benchmarks
 
-Written by `nox -s bench`, which takes about four minutes and writes this page and its picture anew. Each
+Written by `nox -s bench`, which takes two or three minutes and writes this page and its picture anew. Each
 [file](../benchmarks) asks a question or two, and runs alone as well: `python benchmarks/toggle.py`.
 
 - {date}
