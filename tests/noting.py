@@ -34,6 +34,20 @@ def noting(
     return {name: make(name) for name in names}
 
 
+def nothing(e: am.Event) -> None:
+    """Do nothing."""
+
+
+class Noting:
+    """A base for handlers that note their calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def note(self, e: am.Event) -> None:
+        self.calls.append(e.name)
+
+
 class Ends(am.Tracer):
     """Keeps the transitions that ended."""
 

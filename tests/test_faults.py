@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import turns
+from noting import Ends
 from typing_extensions import override
 
 import asyncmachine as am
@@ -33,17 +34,6 @@ def acting(
         return False if e.name in vetoing else None
 
     return dict.fromkeys([*names, *vetoing, *failing], handler)
-
-
-class Ends(am.Tracer):
-    """Keeps the transitions that ended."""
-
-    def __init__(self) -> None:
-        self.seen: list[am.Transition[Any]] = []
-
-    @override
-    def transition_end(self, transition: am.Transition[Any]) -> None:
-        self.seen.append(transition)
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:

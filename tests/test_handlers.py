@@ -12,25 +12,12 @@ from typing import Any, ClassVar
 
 import pytest
 from conftest import turns
+from noting import Noting, nothing
 from typing_extensions import override
 
 import asyncmachine as am
 
 SCHEMA: dict[str, am.StateDict] = {"Foo": {}, "Bar": {}, "Quux": {}}
-
-
-def nothing(e: am.Event) -> None:
-    """Do nothing."""
-
-
-class Noting:
-    """A base for handlers that note their calls."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-
-    def note(self, e: am.Event) -> None:
-        self.calls.append(e.name)
 
 
 # By name on an object.

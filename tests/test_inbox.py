@@ -65,20 +65,11 @@ def test_a_call_that_queues_something_holds_back_those_behind_it(work: Work) -> 
     assert len(work.queue) == 2
 
 
-def test_calls_leave_half_of_the_queue_to_handlers() -> None:
-    work = Work(limit=4)
-    work.queue.append(mutation())
-    work.inbox.append(work.call("a", queues=True), in_order=False)
-    work.inbox.append(work.call("b", queues=True), in_order=False)
-    assert work.admit() == ["a"]
-    assert work.admit() == []
-    work.queue.take()
-    assert work.admit() == ["b"]
-
-
-@pytest.mark.parametrize("limit", [0, 1])
-def test_calls_are_made_one_by_one_if_the_queue_has_hardly_any_room(limit: int) -> None:
+@pytest.mark.parametrize(("limit", "waiting"), [(4, 1), (1, 0), (0, 0)])
+def test_calls_leave_half_of_the_queue_to_handlers_but_get_one_place(limit: int, waiting: int) -> None:
     work = Work(limit)
+    for _ in range(waiting):
+        work.queue.append(mutation())
     work.inbox.append(work.call("a", queues=True), in_order=False)
     work.inbox.append(work.call("b", queues=True), in_order=False)
     assert work.admit() == ["a"]

@@ -6,24 +6,11 @@ import asyncio
 
 import pytest
 from conftest import turns
+from noting import Noting, nothing
 
 import asyncmachine as am
 
 SCHEMA: dict[str, am.StateDict] = {"Foo": {}, "Bar": {}, "Quux": {}}
-
-
-def nothing(e: am.Event) -> None:
-    """Do nothing."""
-
-
-class Noting:
-    """A base for handlers that note their calls."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-
-    def note(self, e: am.Event) -> None:
-        self.calls.append(e.name)
 
 
 def test_marks_make_handlers_of_methods_of_any_name() -> None:

@@ -8,23 +8,13 @@ from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
+from noting import Ends
 from strategies import Boom, behaving, behaviours, operations, schemas
 from typing_extensions import override
 
 import asyncmachine as am
 from asyncmachine.plans import CallKind, HandlerTable, Planner
 from asyncmachine.requests import Requests
-
-
-class Ends(am.Tracer):
-    """Keeps the transitions that ended."""
-
-    def __init__(self) -> None:
-        self.seen: list[am.Transition[Any]] = []
-
-    @override
-    def transition_end(self, transition: am.Transition[Any]) -> None:
-        self.seen.append(transition)
 
 
 class Counting(am.RelationsResolver):

@@ -8,23 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from noting import Ends
 from strategies import Boom, behaving, behaviours, operations, schemas
 from typing_extensions import override
 
 import asyncmachine as am
 from asyncmachine.plans import LONGEST
-
-
-class Ends(am.Tracer):
-    """Keeps the transitions that ended."""
-
-    def __init__(self) -> None:
-        self.seen: list[am.Transition[Any]] = []
-
-    @override
-    def transition_end(self, transition: am.Transition[Any]) -> None:
-        self.seen.append(transition)
-
 
 SCHEMA = {"Foo": {"add": ["Bar"], "remove": ["Old"]}, "Bar": {}, "Old": {}, "Stay": {}, "Multi": {"multi": True}}
 
