@@ -5,6 +5,7 @@ Each error says what is wrong, why, and how to mend it, and carries its data as 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -128,3 +129,13 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
         return ""
     found = get_close_matches(name, [other for other in known if isinstance(other, str)], n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
+
+
+def no_function(given: object, wanted: str) -> str:
+    """Give the text of the error about what came in place of a function: most often the coroutine of `fn()`.
+
+    That one is closed, or Python would warn that it was never awaited.
+    """
+    if inspect.iscoroutine(given):
+        given.close()
+    return f"{wanted}, not {given!r}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 from typing import TypeVar, TypeVarTuple
 
 import anyio
+
+from asyncmachine.errors import no_function
 
 __all__ = ["run"]
 
@@ -38,13 +39,7 @@ def run(
     'hello world'
     """
     if not callable(main):
-        raise _no_function(main)
+        raise TypeError(no_function(main, "run takes a function and what it is called with, am.run(main, *args)"))
     if use_uvloop is None:
         use_uvloop = find_spec("uvloop") is not None
     return anyio.run(main, *args, backend="asyncio", backend_options={"use_uvloop": use_uvloop, "debug": debug})
-
-
-def _no_function(given: object) -> TypeError:
-    if inspect.iscoroutine(given):
-        given.close()  # or Python would warn that it was never awaited
-    return TypeError(f"run takes a function and what it is called with, am.run(main, *args), not {given!r}")

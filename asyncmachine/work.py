@@ -19,7 +19,7 @@ import anyio.to_thread
 from typing_extensions import override
 
 from asyncmachine.contexts import MACHINE, Contexts
-from asyncmachine.errors import HandlerError
+from asyncmachine.errors import HandlerError, no_function
 from asyncmachine.faults import Faults
 from asyncmachine.handlers import Handler, is_async_callable
 from asyncmachine.home import Home
@@ -252,18 +252,12 @@ def _refuse_coroutine(result: object, name: str) -> None:
         raise HandlerError(f"{name} returned a coroutine, which would never run; fork the `async def` itself")
 
 
-def _no_function(given: object) -> HandlerError:
-    if inspect.iscoroutine(given):
-        given.close()  # or Python would warn that it was never awaited
-    return HandlerError(f"fork takes a function and what it is called with, fork(fn, *args), not {given!r}")
-
-
 def as_coroutine_function(fn: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
     """Give a function as a coroutine function: a plain one runs in a worker thread."""
     if is_async_callable(fn):
         return fn
     if not callable(fn):
-        raise _no_function(fn)
+        raise HandlerError(no_function(fn, "fork takes a function and what it is called with, fork(fn, *args)"))
     return partial(anyio.to_thread.run_sync, fn)
 
 

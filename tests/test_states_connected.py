@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import math
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from anyio._backends._asyncio import CancelScope
 from conftest import turns
@@ -639,6 +641,13 @@ def test_what_is_no_function_is_refused(name: str) -> None:
     functions: dict[str, Any] = {"connect": anyio.sleep, "disconnect": anyio.sleep, name: 5}
     with pytest.raises(TypeError, match=f"^{name} is a function that can be awaited when it is called, not 5$"):
         Connector(**functions)
+
+
+def test_a_coroutine_in_place_of_a_function_is_refused_and_closed() -> None:
+    given: Any = anyio.lowlevel.checkpoint()
+    with pytest.raises(TypeError, match="connect is a function that can be awaited when it is called, not <coroutine"):
+        Connector(given, anyio.sleep)
+    assert inspect.getcoroutinestate(given) == inspect.CORO_CLOSED
 
 
 def test_a_machine_without_these_states_is_refused() -> None:

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeAlias, TypeVar, cast
 import anyio
 
 from asyncmachine.declaring import States, group, state
-from asyncmachine.errors import MachineDisposedError
+from asyncmachine.errors import MachineDisposedError, no_function
 from asyncmachine.machine import Event, Machine
 
 __all__ = ["ConnectedArgs", "ConnectedStates", "Connector"]
@@ -133,8 +133,9 @@ class Connector(Generic[C]):
         wait_exp_base: float = 2.0,
         disconnect_timeout: float | None = 1.0,
     ) -> None:
-        _check_function("connect", connect)
-        _check_function("disconnect", disconnect)
+        for name, fn in (("connect", connect), ("disconnect", disconnect)):
+            if not callable(fn):
+                raise TypeError(no_function(fn, f"{name} is a function that can be awaited when it is called"))
         waits = {"wait_initial": wait_initial, "wait_max": wait_max, "wait_jitter": wait_jitter}
         for name, seconds in {"timeout": timeout, "disconnect_timeout": disconnect_timeout, **waits}.items():
             _check_at_least(0, name, seconds)
@@ -272,11 +273,6 @@ class Connector(Generic[C]):
 def _check_at_least(least: float, name: str, value: float | None) -> None:
     if value is not None and not value >= least:
         raise ValueError(f"{name} is {least} or more, not {value!r}")
-
-
-def _check_function(name: str, given: object) -> None:
-    if not callable(given):
-        raise TypeError(f"{name} is a function that can be awaited when it is called, not {given!r}")
 
 
 def _import_stamina() -> object:
